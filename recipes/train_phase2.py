@@ -1,0 +1,74 @@
+"""Phase 2 of an XTTS fine-tuning: a new run from phase 1's best or latest checkpoint, at LR 1e-6, under gates.
+
+    python recipes/train_phase2.py --resume runs/xtts_phase1-... --data data/my-voice --language en
+
+The weights come from phase 1 (`restore_path`); optimizer and step counter begin anew and the learning rate is the one
+given here, proven at the first update. Use the data of phase 1: with other clips the evaluations cannot be compared.
+"""
+
+from pathlib import Path
+
+from xtts_gatekeeper import gatekeep  # before trainer and TTS: sets telemetry-off defaults
+from xtts_gatekeeper.base import resolve_base
+from xtts_gatekeeper.checkpoints.resume import resume_file
+from xtts_gatekeeper.data import load_ljspeech, stable_split
+from xtts_gatekeeper.errors import refusing
+from xtts_gatekeeper.gates import load_policy
+from xtts_gatekeeper.recipe import parse_flags, recipe_parser
+
+
+def main() -> None:
+    parser = recipe_parser(__doc__, lr=1e-6)
+    parser.add_argument("--resume", type=Path, required=True, help="phase 1's run folder, or one checkpoint file")
+    parser.add_argument("--resume-from", choices=("best", "latest"), default="best", help="(default: %(default)s)")
+    args = parse_flags(parser)
+    load_policy(args.policy)
+    checkpoint = resume_file(args.resume, args.resume_from)
+    train_samples, eval_samples = stable_split(load_ljspeech(args.data, args.language), args.eval_fraction)
+
+    # Slow imports, after everything that can be checked without them.
+    import torch
+    from trainer import Trainer, TrainerArgs
+    from TTS.tts.configs.xtts_config import XttsAudioConfig
+    from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTArgs, GPTTrainer
+
+    from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, GatekeptGPTTrainerConfig, PhaseConfig
+
+    base = resolve_base(args.base, cache=args.output)
+    config = GatekeptGPTTrainerConfig(
+        output_path=str(args.output),
+        run_name="xtts_phase2",
+        model_args=GPTArgs(**base.model_args()),
+        audio=XttsAudioConfig(sample_rate=22050, dvae_sample_rate=22050, output_sample_rate=24000),
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        eval_batch_size=args.batch_size,
+        num_loader_workers=args.workers,
+        save_step=args.save_step,
+        print_step=25,
+        optimizer="AdamW",
+        optimizer_wd_only_on_weights=True,
+        optimizer_params={"betas": [0.9, 0.96], "eps": 1e-8, "weight_decay": 1e-2},
+        lr=args.lr,
+        gatekeeper=GatekeeperConfig(
+            policy=args.policy,
+            phases=[PhaseConfig(name="phase 2", lr=args.lr)],
+            actions=ActionsConfig(stop=not args.no_stop),
+        ),
+    )
+    callbacks = gatekeep(config)
+    torch.manual_seed(config.training_seed)  # the toy begins with random weights
+    trainer = Trainer(
+        TrainerArgs(restore_path=str(checkpoint), grad_accum_steps=args.grad_accum),
+        config,
+        model=GPTTrainer(config),
+        train_samples=train_samples,
+        eval_samples=eval_samples,
+        callbacks=callbacks,
+    )
+    trainer.fit()
+
+
+if __name__ == "__main__":
+    with refusing():
+        main()

@@ -1,0 +1,115 @@
+"""The `gatekeeper` section of a Coqui config. Needs the `train` extra.
+
+No `from __future__ import annotations` here: coqpit reads the fields' real types.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from coqpit import Coqpit
+
+from xtts_gatekeeper.errors import UserError
+from xtts_gatekeeper.gates import load_policy
+
+if TYPE_CHECKING:
+    from xtts_gatekeeper.coqui_config import GatekeptGPTTrainerConfig
+
+__all__ = ["ActionsConfig", "CheckpointsConfig", "GatekeeperConfig", "GatekeptGPTTrainerConfig", "PhaseConfig"]
+
+
+@dataclass
+class PhaseConfig(Coqpit):
+    """One learning-rate phase. Every phase but the last ends by exactly one of `until_epoch` and `until_step`."""
+
+    name: str = field(default="", metadata={"help": "Name of the phase in log, journal and table."})
+    lr: float = field(default=0.0, metadata={"help": "Learning rate of every parameter group during the phase."})
+    until_epoch: int | None = field(
+        default=None, metadata={"help": "The phase ends before this epoch, as the Trainer numbers them (from 0)."}
+    )
+    until_step: int | None = field(default=None, metadata={"help": "The phase ends before this GLOBAL_STEP."})
+
+
+@dataclass
+class ActionsConfig(Coqpit):
+    """What a verdict may do by itself. All off by default: a verdict is advice until this says otherwise."""
+
+    stop: bool = field(
+        default=False, metadata={"help": "End fit() normally, with a checkpoint, when the verdict is `stop`."}
+    )
+
+
+@dataclass
+class CheckpointsConfig(Coqpit):
+    """Which files are kept, and who writes them."""
+
+    prune: bool = field(
+        default=True,
+        metadata={
+            "help": "Write checkpoints verified, keep the latest resumable one and the best by the objective, and "
+            "delete the older ones after the newer was read back. False leaves saving and deleting to the Trainer."
+        },
+    )
+
+
+@dataclass
+class GatekeeperConfig(Coqpit):
+    """Everything the gatekeeper does, as one section: `--coqpit.gatekeeper.KEY VALUE` changes it."""
+
+    enabled: bool = field(default=True, metadata={"help": "False leaves the Trainer as if we were not installed."})
+    watch_only: bool = field(
+        default=False,
+        metadata={"help": "Record and judge, and touch nothing: no phases, no stop, no pruning, no file but ours."},
+    )
+    policy: str = field(default="checklist", metadata={"help": "Name of a shipped policy or path of a YAML file."})
+    phases: list[PhaseConfig] = field(
+        default_factory=list,
+        metadata={"help": "Learning-rate phases in order; they own the LR. Empty: LR and scheduler of the config."},
+    )
+    actions: ActionsConfig = field(default_factory=ActionsConfig)
+    checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
+
+    def check(self) -> None:
+        """Check the section as a whole.
+
+        Raises:
+            UserError: the policy cannot be used, or the phases make no plan.
+        """
+        load_policy(self.policy)
+        check_phases(self.phases or [])
+
+
+def check_phases(phases: list[PhaseConfig]) -> None:
+    """Check that `phases` make a plan: rising ends, an end for all but the last, learning rates above zero.
+
+    Raises:
+        UserError: naming the phase.
+    """
+    ends = {"until_step": 0, "until_epoch": 0}
+    for number, phase in enumerate(phases, 1):
+        who = f"phase {number}" + (f" ({phase.name})" if phase.name else "")
+        if not (math.isfinite(phase.lr) and phase.lr > 0):
+            raise UserError(f"{who} has the learning rate {phase.lr}; give a number above 0.")
+        given = {key: getattr(phase, key) for key in ends if getattr(phase, key) is not None}
+        if number == len(phases):
+            if given:
+                raise UserError(f"{who} is the last and has an end ({_words(given)}); leave it out.")
+        elif len(given) != 1:
+            raise UserError(f"{who} needs one end, until_epoch or until_step; it has {_words(given) or 'none'}.")
+        for key, end in given.items():
+            if end <= ends[key]:
+                raise UserError(f"{who} ends at {key} {end}, which is not after {ends[key]}, where it can begin.")
+            ends[key] = end
+
+
+def _words(given: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in given.items())
+
+
+def __getattr__(name: str) -> Any:
+    """Import TTS (5 s) only for the one class that needs it."""
+    if name == "GatekeptGPTTrainerConfig":
+        from xtts_gatekeeper.coqui_config import GatekeptGPTTrainerConfig
+
+        return GatekeptGPTTrainerConfig
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,491 @@
+"""`gatekeep()`: the one call in a recipe, and the object behind it that hooks into one stock Trainer."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_gatekeeper import privacy, trainer_port
+from xtts_gatekeeper.checkpoints.keeper import CheckpointKeeper
+from xtts_gatekeeper.checkpoints.resume import resume_file
+from xtts_gatekeeper.data import fingerprint
+from xtts_gatekeeper.errors import UserError, refuse, refusing
+from xtts_gatekeeper.gates import Policy, Verdict, evaluate, load_policy
+from xtts_gatekeeper.gates.policy import nearest
+from xtts_gatekeeper.monitors.losses import LossMeter, batch_size
+from xtts_gatekeeper.monitors.memory import memory_state
+from xtts_gatekeeper.phases import Phase, PhaseActor, PhasePlan
+from xtts_gatekeeper.record import Evaluation, Incident, Journal, RunRecord, Start, TrainEpoch, VerdictEvent
+from xtts_gatekeeper.record.events import End, Event
+from xtts_gatekeeper.record.journal import FOLDER, journal_path
+from xtts_gatekeeper.trainer_port import StopTraining, TrainerPort
+
+if TYPE_CHECKING:
+    from xtts_gatekeeper.config import GatekeeperConfig
+
+Callback = Callable[[Any], None]
+_FLAG = "--coqpit.gatekeeper."
+
+
+def gatekeep(
+    config: Any, callbacks: Mapping[str, Callback] | None = None, gatekeeper: GatekeeperConfig | None = None
+) -> dict[str, Callback]:
+    """The callbacks that put one Trainer under gates: `Trainer(..., callbacks=gatekeep(config))`.
+
+    Settings that cannot be used end the process here, with one sentence and exit code 2, before the Trainer makes
+    its folder.
+
+    Args:
+        config: the Coqui config given to the Trainer; its `gatekeeper` section is used, with the overrides of the
+            command line.
+        callbacks: callbacks of your own; they are kept and run before ours.
+        gatekeeper: the settings, when they are not part of `config`.
+
+    Returns:
+        A callbacks dict for the Trainer. Your own, untouched, when the section says `enabled: false`.
+    """
+    with refusing():
+        section = _section(config) if gatekeeper is None else gatekeeper
+        own = dict(callbacks or {})
+        if not section.enabled:
+            return own
+        section.check()
+        _check_paths(sys.argv[1:])
+    if not section.watch_only:
+        trainer_port.unique_run_folders()
+    return merge(own, Gatekeeper(section, from_config=gatekeeper is None).callbacks())
+
+
+def merge(first: Mapping[str, Callback], second: Mapping[str, Callback]) -> dict[str, Callback]:
+    """One dict out of two; where both have a key, `first` runs first."""
+
+    def both(one: Callback, other: Callback) -> Callback:
+        def run(trainer: Any) -> None:
+            one(trainer)
+            other(trainer)
+
+        return run
+
+    shared = {key: both(first[key], second[key]) for key in first.keys() & second.keys()}
+    return {**first, **second, **shared}
+
+
+def _section(config: Any) -> Any:
+    """The `gatekeeper` section as the Trainer will see it, command line included.
+
+    The Trainer parses the same flags later and ignores those it does not know; here they are an error.
+
+    Raises:
+        UserError: no such section; an unknown flag, or a value that does not fit.
+    """
+    if not hasattr(config, "gatekeeper"):
+        raise UserError(
+            f"{type(config).__name__} has no `gatekeeper` section: use GatekeptGPTTrainerConfig, or pass "
+            "gatekeep(config, gatekeeper=GatekeeperConfig(...))."
+        )
+    flags = [argument for argument in sys.argv[1:] if argument.startswith(_FLAG)]
+    if not flags:
+        return config.gatekeeper
+    parsed = copy.deepcopy(config)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            unknown = parsed.parse_known_args(sys.argv[1:], relaxed_parser=True)
+    except SystemExit:
+        raise UserError(said.getvalue().strip().splitlines()[-1].split("error: ")[-1] + ".") from None
+    for argument in unknown:
+        if argument.startswith(_FLAG):
+            name = argument.removeprefix(_FLAG).split("=")[0]
+            raise UserError(f"unknown config key gatekeeper.{name}, {nearest(name, _keys(config.gatekeeper))}")
+    return parsed.gatekeeper
+
+
+def _check_paths(argv: list[str]) -> None:
+    """Check the paths of the Trainer's own flags, which it opens only after it has made the run's folder.
+
+    Raises:
+        UserError: a run or checkpoint to go on from is not there.
+    """
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--continue_path", default="")
+    flags.add_argument("--restore_path", default="")
+    given, _ = flags.parse_known_args(argv)
+    if given.continue_path and "://" not in given.continue_path:
+        run = Path(given.continue_path)
+        if not (run / "config.json").is_file():
+            raise UserError(f"--continue_path {run} is no run folder: it has no config.json.")
+        resume_file(run, "latest")
+    elif given.restore_path and "://" not in given.restore_path:
+        resume_file(Path(given.restore_path))
+
+
+def _keys(section: Any, prefix: str = "") -> Iterable[str]:
+    for key, value in section.items():
+        if hasattr(value, "items"):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+class Gatekeeper:
+    """Watches one Trainer. `callbacks` and `_install` show what is hooked where."""
+
+    def __init__(self, section: GatekeeperConfig, *, from_config: bool) -> None:
+        self.section = section
+        self._from_config = from_config
+        self._verdict: Verdict | None = None
+        self.active = False
+        self._in_training = False
+        self._refusal: UserError | None = None
+
+    def callbacks(self) -> dict[str, Callback]:
+        """What the Trainer calls."""
+        return {
+            "on_init_start": self.on_init_start,
+            "on_init_end": self.on_init_end,
+            "on_train_epoch_start": self.on_train_epoch_start,
+            "on_train_step_start": self.on_train_step_start,
+            "on_train_epoch_end": self.on_train_epoch_end,
+            "on_epoch_end": self.on_epoch_end,
+            "on_keyboard_interrupt": self.on_keyboard_interrupt,
+        }
+
+    def _install(self) -> None:
+        """The instance methods that are wrapped, because the Trainer has no callback there."""
+        self.port.wrap("fit", self._around_fit)
+        self.port.wrap("_fit", self._around_inner_fit)
+        if self.port.is_main:
+            self.port.wrap("train_step", self._around_train_step)
+            self.port.wrap("eval_step", self._around_eval_step)
+            self.port.wrap("eval_epoch", self._around_eval_epoch)
+        keeper = self.keeper
+        if keeper is not None:
+            self.port.wrap("save_checkpoint", lambda stock: keeper.save_latest())
+            self.port.wrap("save_best_model", lambda stock: keeper.save_best())
+
+    # Start
+
+    def on_init_start(self, trainer: Any) -> None:
+        """Refuse a checkpoint that cannot be loaded, before the Trainer tries to."""
+        port = TrainerPort(trainer)
+        if port.resumed_from is None or "://" in port.resumed_from:
+            return
+        try:
+            resume_file(Path(port.resumed_from))
+        except UserError as error:
+            trainer_port.discard_run_folder(port)
+            raise refuse(error) from None
+
+    def on_init_end(self, trainer: Any) -> None:
+        """Check what could only be known now, write the baseline, hook in."""
+        self.port = port = TrainerPort(trainer)
+        try:
+            self._begin(self._settle_section())
+        except UserError as error:
+            trainer_port.discard_run_folder(port)
+            raise refuse(error) from None
+        self.active = True
+
+    def _settle_section(self) -> list[str]:
+        """Put the section that `gatekeep()` was given in effect; say where it differs from the run's earlier one.
+
+        On `continue_path` the Trainer loads the run's own config.json over the script's values, and one value of a
+        wrong type there resets the whole section to its defaults. What the script and the command line say now counts.
+        """
+        if self._from_config:
+            self.port.config.gatekeeper = self.section
+        earlier_file = self.port.run_folder / FOLDER / "config.json"
+        if not (self.port.continued and earlier_file.is_file()):
+            return []
+        earlier = json.loads(earlier_file.read_text(encoding="utf-8"))
+        changed = [key for key, value in self.section.to_dict().items() if value != earlier.get(key)]
+        return (
+            [f"changed since the run's last start: {', '.join(f'gatekeeper.{key}' for key in changed)}"]
+            if changed
+            else []
+        )
+
+    def _begin(self, warnings: list[str]) -> None:
+        section, port = self.section, self.port
+        self.policy: Policy = load_policy(section.policy)
+        self.named = port.loss_weights
+        eval_samples = self._eval_samples()
+        plan = PhasePlan(tuple(Phase(p.name or f"phase {n}", p.lr, p.until_epoch, p.until_step)
+                               for n, p in enumerate(section.phases or [], 1)))  # fmt: skip
+        journal_file = journal_path(port.run_folder)
+        before = tuple(Journal(journal_file).events) if journal_file.exists() else ()
+        if plan.phases:
+            reached = max((phase.index for phase in RunRecord(before).phases), default=0)
+            plan.check_start(port.step, port.epoch, reached)
+
+        self.journal = Journal(journal_file) if port.is_main else None
+        self.eval_set = fingerprint(eval_samples) if eval_samples is not None else None
+        acting = not section.watch_only
+        self.phases = PhaseActor(plan, port, self.record) if plan.phases and acting else None
+        self.keeper = None
+        if acting and section.checkpoints.prune and port.is_main:
+            self.keeper = CheckpointKeeper(port, self.policy.objective, self.record, self.seen)
+        if self.journal is not None:
+            self._keep_settings()
+            self.record(self._baseline(eval_samples, warnings))
+        if self.phases is not None:
+            self.phases.install()
+        self._install()
+
+    def _eval_samples(self) -> list[Any] | None:
+        """The clips the evaluations will use.
+
+        Raises:
+            UserError: there are none: every evaluation would be empty, which the Trainer takes for the best ever.
+        """
+        if not self.port.config.run_eval:
+            return None
+        try:
+            samples = self.port.build_eval_loader()
+        except AssertionError as error:
+            raise UserError(f"the eval set cannot be used: {' '.join(str(error).split())}.") from None
+        if samples is not None and not samples:
+            raise UserError(
+                "the eval set is empty: give eval samples that the model can use (XTTS drops clips that it cannot "
+                "read, that are shorter than 0.5 s or longer than max_wav_length), or set run_eval to false."
+            )
+        return samples
+
+    def _keep_settings(self) -> None:
+        """Copy settings and rules beside the journal: a stock run that continues the folder drops our section."""
+        folder = self.port.run_folder / FOLDER
+        (folder / "policy.yaml").write_text(self.policy.text, encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(self.section.to_dict(), indent=4), encoding="utf-8")
+
+    def _baseline(self, eval_samples: list[Any] | None, warnings: list[str]) -> Start:
+        port, config = self.port, self.port.config
+        train = port.train_samples
+        asked = [self.phases.plan.phases[self.phases.plan.at(port.step, port.epoch)].lr] if self.phases else None
+        if asked is not None:
+            port.set_learning_rate(asked[0])
+        requested = asked or port.learning_rates_requested
+        in_effect = port.learning_rates
+        if not all(any(math.isclose(lr, want, rel_tol=1e-9) for want in requested) for lr in in_effect):
+            warnings.append(
+                f"LR {', '.join(f'{lr:g}' for lr in in_effect)} is in effect where the config asks for "
+                f"{', '.join(f'{lr:g}' for lr in requested)}; continue_path restores the optimizer's own, phases set it"
+            )
+        if late := privacy.too_late():
+            warnings.append(f"set too late to count: {', '.join(late)}; import xtts_gatekeeper before trainer and TTS")
+        if not config.run_eval:
+            warnings.append("run_eval is false: no evaluations, so no verdict and no best model")
+        for warning in warnings:
+            port.log(f"WARNING: {warning}")
+        mode = "new" if not port.resumed_from else "continue" if port.continued else "restore"
+        return Start(
+            step=port.step,
+            epoch=port.epoch,
+            device=port.device,
+            precision=port.precision,
+            precision_requested=port.precision_requested,
+            scheduler="overridden by the phases" if self.phases else port.scheduler,
+            lr=in_effect,
+            lr_requested=requested,
+            batch_size=config.batch_size,
+            grad_accum_steps=port.grad_accum_steps,
+            epochs_planned=config.epochs,
+            train_clips=None if train is None else len(train),
+            train_set=None if train is None else fingerprint(train),
+            eval_clips=None if eval_samples is None else len(eval_samples),
+            eval_set=self.eval_set,
+            resumed_from=port.resumed_from,
+            resume_mode=mode,
+            versions=port.versions,
+            telemetry=privacy.state(),
+            objective=self.policy.objective,
+            policy_hash=self.policy.hash,
+            warnings=warnings,
+        )
+
+    # Record
+
+    def record(self, event: Event) -> None:
+        """Append to the journal. A journal that cannot be written must not end a training run."""
+        if self.journal is None:
+            return
+        try:
+            self.journal.append(event)
+        except OSError as error:
+            self.port.log(f"WARNING: the journal could not be written: {error}")
+
+    def seen(self) -> RunRecord:
+        """The record up to now."""
+        return RunRecord(tuple(self.journal.events) if self.journal is not None else ())
+
+    # Training
+
+    def on_train_epoch_start(self, trainer: Any) -> None:
+        """Begin to add up the epoch."""
+        if not self.active:
+            return
+        self._in_training = True
+        self._epoch_began = time.perf_counter()
+        self._train_meter = LossMeter()
+
+    def on_train_step_start(self, trainer: Any) -> None:
+        """Put the planned learning rate in effect."""
+        if self.active and self.phases is not None:
+            self.phases.apply()
+
+    def _around_train_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
+        size = batch_size(batch)  # the step empties the batch
+        outputs, losses = stock(batch, *args, **kwargs)
+        with self._softly("train_losses"):
+            self._train_meter.add(losses, size, {"loss": float(self.port.grad_accum_steps)})
+        return outputs, losses
+
+    def on_train_epoch_end(self, trainer: Any) -> None:
+        """Record the epoch."""
+        if not self.active:
+            return
+        self._in_training = False
+        with self._softly("train_epoch"):
+            meter = self._train_meter
+            device, used = self.port.memory()
+            self.record(
+                TrainEpoch(
+                    step=self.port.step,
+                    epoch=self.port.epoch,
+                    metrics=meter.means("train", self.named),
+                    batches=meter.batches,
+                    samples=meter.samples,
+                    skipped_batches=meter.skipped_batches,
+                    nonfinite_batches=meter.nonfinite_batches,
+                    longest_nonfinite_run=meter.longest_nonfinite_run,
+                    lr_end=self.port.learning_rates,
+                    memory_state=memory_state(device, used),
+                    memory_used=round(used, 4),
+                    seconds=round(time.perf_counter() - self._epoch_began, 3),
+                )
+            )
+
+    # Evaluation
+
+    def _around_eval_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
+        size = batch_size(batch)
+        outputs, losses = stock(batch, *args, **kwargs)
+        with self._softly("eval_losses"):
+            self._eval_meter.add(losses, size)
+        return outputs, losses
+
+    def _around_eval_epoch(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._eval_meter = meter = LossMeter()
+        began = time.perf_counter()
+        result = stock(*args, **kwargs)
+        with self._softly("evaluation"):
+            self.record(
+                Evaluation(
+                    step=self.port.step,
+                    epoch=self.port.epoch,
+                    metrics=meter.means("eval", self.named),
+                    batches=meter.batches,
+                    samples=meter.samples,
+                    skipped_batches=meter.skipped_batches,
+                    nonfinite_batches=meter.nonfinite_batches,
+                    mid_epoch=self._in_training,
+                    eval_set=self.eval_set,
+                    seconds=round(time.perf_counter() - began, 3),
+                )
+            )
+            self._judge()
+        if self._in_training:
+            if self.keeper is not None:
+                self.keeper.save_best()  # the Trainer itself looks for a best only at the end of an epoch
+            self._stop_if_told()
+        return result
+
+    def _judge(self) -> None:
+        self._verdict = verdict = evaluate(self.seen(), self.policy)
+        self.record(
+            VerdictEvent(
+                step=self.port.step,
+                epoch=self.port.epoch,
+                verdict=verdict.verdict,
+                reasons=[reason for reason in verdict.to_dict()["reasons"] if reason["status"] == "failed"],
+                gates=verdict.gates,
+                policy_hash=verdict.policy_hash,
+            )
+        )
+        gates = f" at {' and '.join(verdict.gates)}" if verdict.gates else ""
+        self.port.log(f"verdict{gates}: {verdict.verdict}")
+        for reason in verdict.reasons:
+            if reason.status == "failed":
+                self.port.log(f"  {reason.outcome}: {reason.message}")
+
+    def on_epoch_end(self, trainer: Any) -> None:
+        """Leave, when the verdict on this epoch's evaluation says so."""
+        if self.active:
+            self._stop_if_told()
+
+    # Leaving
+
+    def _stop_if_told(self) -> None:
+        told = self._verdict is not None and self._verdict.verdict == "stop"
+        if told and self.section.actions.stop and not self.section.watch_only:
+            raise StopTraining
+
+    def _around_inner_fit(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Inside the Trainer's `fit`: whatever leaves here as an exception ends the process and may delete the run."""
+        try:
+            stock(*args, **kwargs)
+        except StopTraining:
+            self.port.left_by_exception()
+            self._leave("stopped", self._verdict.reasons[0].message if self._verdict else "")
+        except UserError as error:
+            self.port.left_by_exception()
+            self._refusal = error
+            self.record(End(step=self.port.step, epoch=self.port.epoch, how="refused", message=str(error)))
+        except KeyboardInterrupt:
+            raise  # the Trainer saves, then calls on_keyboard_interrupt
+        except BaseException as error:
+            message = f"{type(error).__name__}: {error}"
+            self.record(End(step=self.port.step, epoch=self.port.epoch, how="crashed", message=message))
+            raise
+        else:
+            self._leave("finished")
+
+    def _around_fit(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        stock(*args, **kwargs)
+        if self._refusal is not None:
+            if not any(self.port.run_folder.glob("*.pth")):
+                trainer_port.discard_run_folder(self.port)
+            raise refuse(self._refusal)
+
+    def _leave(self, how: str, message: str = "") -> None:
+        """Save the state in which training is left, then say that it is over."""
+        if self.keeper is not None:
+            with self._softly("final_checkpoint"):
+                self.keeper.save_end()
+        elif how == "stopped":
+            self.port.trainer.save_checkpoint()
+        self.record(End(step=self.port.step, epoch=self.port.epoch, how=how, message=message))
+        self.port.log(f"{how} at step {self.port.step}{': ' if message else ''}{message}")
+
+    def on_keyboard_interrupt(self, trainer: Any) -> None:
+        """Record Ctrl-C; the Trainer has saved a checkpoint and exits with 130 next."""
+        if self.active:
+            self.record(End(step=self.port.step, epoch=self.port.epoch, how="interrupted"))
+
+    @contextlib.contextmanager
+    def _softly(self, what: str) -> Any:
+        """Record an error of ours as an incident and let training go on."""
+        try:
+            yield
+        except Exception as error:
+            message = f"{what}: {type(error).__name__}: {error}"
+            self.record(Incident(step=self.port.step, epoch=self.port.epoch, code="gatekeeper_error", message=message))
+            self.port.log(f"WARNING: {message}")

@@ -1,0 +1,1 @@
+"""What a person reads: the checklist's tracking table and the summary of a run."""

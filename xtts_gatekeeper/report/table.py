@@ -1,0 +1,105 @@
+"""The checklist's tracking table, as data; the verbs and the demo print it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xtts_gatekeeper.checkpoints.inventory import run_files
+from xtts_gatekeeper.gates import Policy, Verdict, evaluate
+from xtts_gatekeeper.record import Evaluation, RunRecord, TrainEpoch
+
+#: Column -> key of a row, in the checklist's order.
+COLUMNS = {
+    "Epoch": "label",
+    "Step": "step",
+    "Train total": "train_total",
+    "Train mel": "train_mel",
+    "Val mel/objective": "objective",
+    "LR (end)": "lr_end",
+    "Mem state": "memory_state",
+    "Sample score (/25)": "sample_score",
+    "Decision": "decision",
+}
+
+
+def tracking_rows(record: RunRecord, policy: Policy) -> list[dict[str, Any]]:
+    """One row for each evaluation, or for a training epoch that had none, in order of time.
+
+    `epochs_done` counts finished epochs of training, as the checklist does; `epoch` is the Trainer's number. The
+    decision is the verdict the live gate gave, or would have given by `policy` where it gave none.
+    """
+    given = {(event.step, event.epoch): event.verdict for event in record.verdicts}
+    epochs = {epoch.epoch: epoch for epoch in record.train_epochs}
+    rows = []
+    for evaluation in record.evaluations:
+        verdict = evaluate(record, policy, evaluation)
+        epoch = None if evaluation.mid_epoch else epochs.get(evaluation.epoch)
+        decision = given.get((evaluation.step, evaluation.epoch), verdict.verdict)
+        rows.append(_row(record, policy, evaluation, epoch, decision, verdict))
+    evaluated = {row["epoch"] for row in rows if not row["mid_epoch"]}
+    rows += [_row(record, policy, None, epoch, "", None) for epoch in epochs.values() if epoch.epoch not in evaluated]
+    return sorted(rows, key=lambda row: (row["step"], row["epoch"]))
+
+
+def _row(
+    record: RunRecord,
+    policy: Policy,
+    evaluation: Evaluation | None,
+    epoch: TrainEpoch | None,
+    decision: str,
+    verdict: Verdict | None,
+) -> dict[str, Any]:
+    at = evaluation or epoch
+    assert at is not None
+    done = record.epochs_done(at)
+    gates = verdict.gates if verdict else []
+    mid_epoch = evaluation is not None and evaluation.mid_epoch
+    train: Mapping[str, float] = epoch.metrics if epoch else {}
+    return {
+        "label": f"{done}{'+' if mid_epoch else ''}" + (f" ({', '.join(gates)})" if gates else ""),
+        "epochs_done": done,
+        "epoch": at.epoch,
+        "step": at.step,
+        "mid_epoch": mid_epoch,
+        "train_total": train.get("train.loss"),
+        "train_mel": train.get("train.mel_ce"),
+        "objective": evaluation.metrics.get(policy.objective) if evaluation else None,
+        "text_ce": evaluation.metrics.get("eval.text_ce") if evaluation else None,
+        "lr_end": epoch.lr_end if epoch else None,
+        "memory_state": epoch.memory_state if epoch else None,
+        "sample_score": None,
+        "gates": gates,
+        "decision": decision,
+    }
+
+
+def status(run: Path, record: RunRecord, policy: Policy) -> dict[str, Any]:
+    """Everything `status` prints, as one JSON document."""
+    start = record.start
+    files = run_files(run)
+    freed = sum(event.bytes_freed for event in record.pruned)
+    return {
+        "run": str(run),
+        "state": record.end.how if record.end else "running or killed",
+        "baseline": start.to_dict() if start else None,
+        "rows": tracking_rows(record, policy),
+        "phases": [{"name": p.name, "lr": p.lr, "step": p.step, "epoch": p.epoch} for p in record.phases],
+        "verdict": evaluate(record, policy).to_dict(),
+        "files": files,
+        "disk_bytes": sum(files.values()),
+        "freed_bytes": freed,
+        "incidents": [incident.to_dict() for incident in record.incidents],
+    }
+
+
+def format_cell(key: str, value: Any) -> str:
+    """A cell of the table as text; what was not measured is an en dash."""
+    if value is None or value == "":
+        return "–"
+    if key == "lr_end":
+        return ", ".join(dict.fromkeys(f"{lr:.3g}" for lr in value))
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return str(value)

@@ -1,0 +1,324 @@
+"""All knowledge of the Coqui Trainer's internals (`coqui-tts-trainer` 0.4) and the models' private corners.
+
+Nothing else in the package reaches into `trainer` or `TTS` objects. Instance methods are wrapped, never replaced in
+the class; the one module function that is wrapped (`unique_run_folders`) works before there is an instance.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import random
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# `trainer` and torch are imported inside functions: gatekeep() may run before the recipe imports them.
+
+#: Flags that the Trainer itself reads from the command line (the fields of its `TrainerArgs`).
+TRAINER_FLAGS = (
+    "--continue_path",
+    "--restore_path",
+    "--best_path",
+    "--use_ddp",
+    "--use_accelerate",
+    "--grad_accum_steps",
+    "--overfit_batch",
+    "--skip_train_epoch",
+    "--start_with_eval",
+    "--small_run",
+    "--gpu",
+    "--rank",
+    "--group_id",
+)
+
+_claimed: set[Path] = set()
+
+
+class StopTraining(BaseException):
+    """Leaves the Trainer's loops. A BaseException, so that no `except Exception` on the way takes it for a failure."""
+
+
+class TrainerPort:
+    """One Trainer, seen through what the gatekeeper needs of it."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    # Where the run stands
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder the Trainer really uses: `output_path/run_name-date-commit`."""
+        return Path(self.trainer.output_path)
+
+    @property
+    def step(self) -> int:
+        """GLOBAL_STEP: micro-batches done."""
+        return int(self.trainer.total_steps_done)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch as the Trainer prints it, from 0."""
+        return int(self.trainer.epochs_done)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return int(self.trainer.args.rank or 0) == 0
+
+    @property
+    def continued(self) -> bool:
+        """Whether the run goes on in its own folder (`continue_path`)."""
+        return bool(self.trainer.continue_run)
+
+    @property
+    def resumed_from(self) -> str | None:
+        """The checkpoint that was loaded, if any."""
+        return self.trainer.args.restore_path or None
+
+    @property
+    def config(self) -> Any:
+        """The Coqui config. `load_json` replaces its sections: read them anew, never keep a reference."""
+        return self.trainer.config
+
+    def log(self, message: str) -> None:
+        """A line in the Trainer's own log and on the console."""
+        logging.getLogger("trainer").info(" > gatekeeper: %s", message)
+
+    # Hooks
+
+    def wrap(self, name: str, around: Callable[..., Any]) -> None:
+        """Replace the instance method `name` by `around(original, *args, **kwargs)`."""
+        original = getattr(self.trainer, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return around(original, *args, **kwargs)
+
+        setattr(self.trainer, name, wrapped)
+
+    # Learning rate
+
+    @property
+    def optimizers(self) -> list[Any]:
+        """The torch optimizers, Accelerate's wrappers taken off."""
+        return [getattr(optimizer, "optimizer", optimizer) for optimizer in self.trainer.optimizer]
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """The LR of every parameter group of every optimizer."""
+        return [float(group["lr"]) for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    @property
+    def learning_rates_requested(self) -> list[float]:
+        """The LR of the config, one for each optimizer."""
+        lr = self.config.lr
+        return [float(value) for value in (lr if isinstance(lr, list) else [lr])]
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Set the LR of every parameter group."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+    @property
+    def scheduler(self) -> str:
+        """The schedulers in effect and when they step."""
+        names = [type(s).__name__ for s in self.trainer.scheduler if s is not None]
+        if not names:
+            return "none"
+        return f"{', '.join(names)}, stepped per {'epoch' if self.config.scheduler_after_epoch else 'step'}"
+
+    # Device, precision, versions
+
+    @property
+    def device(self) -> str:
+        """Where the model's parameters are."""
+        import torch
+
+        device = next(self.trainer.model.parameters()).device
+        return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+    @property
+    def precision(self) -> str:
+        """The type in which the forward pass really computes: on a CPU mixed precision is bfloat16, asked or not."""
+        import torch
+
+        if self.config.mixed_precision:
+            _, dtype = self.trainer._get_autocast_args(mixed_precision=True, precision=self.config.precision)
+            return f"{dtype} autocast".removeprefix("torch.")
+        tf32 = self.trainer.use_cuda and torch.backends.cuda.matmul.allow_tf32
+        return str(next(self.trainer.model.parameters()).dtype).removeprefix("torch.") + (
+            " (TF32 matmul)" if tf32 else ""
+        )
+
+    @property
+    def precision_requested(self) -> str:
+        """What the config asks for."""
+        return f"{self.config.precision} mixed precision" if self.config.mixed_precision else "float32"
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of everything a result may depend on."""
+        found = {"python": platform.python_version(), "platform": platform.platform()}
+        for package in ("xtts-gatekeeper", "coqui-tts", "coqui-tts-trainer", "torch", "torchaudio", "transformers"):
+            try:
+                found[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                found[package] = "not installed"
+        return found
+
+    def memory(self) -> tuple[str, float]:
+        """The kind of device (`cuda`, `mps`, `cpu`) and the share of its memory that is in use, by any process."""
+        import torch
+
+        if self.trainer.use_cuda:
+            free, total = torch.cuda.mem_get_info()
+            return "cuda", 1 - free / total
+        import psutil
+
+        return "cpu", float(psutil.virtual_memory().percent) / 100
+
+    # Data
+
+    @property
+    def train_samples(self) -> list[Any] | None:
+        """The training clips as given to the Trainer; None when a loader was given instead."""
+        samples: list[Any] | None = self.trainer.train_samples
+        return samples
+
+    def build_eval_loader(self) -> list[Any] | None:
+        """Build the Trainer's eval loader now and return the clips it will really use (None when it does not say).
+
+        XTTS drops every eval clip it cannot load, which stock code notices after the first epoch at the earliest.
+        The Trainer uses this loader later, so the work is not done twice.
+        """
+        trainer = self.trainer
+        with unchanged_rng():
+            if trainer.eval_loader is None:
+                model = trainer._get_model()
+                trainer.eval_loader = model.get_data_loader(
+                    config=trainer.config, is_eval=True, samples=trainer.eval_samples, verbose=True
+                )
+        samples = getattr(trainer.eval_loader.dataset, "samples", None)
+        return list(samples) if isinstance(samples, list) else None
+
+    @property
+    def grad_accum_steps(self) -> int:
+        """Micro-batches an update; the logged train `loss` is divided by it."""
+        return int(self.trainer.grad_accum_steps)
+
+    @property
+    def loss_weights(self) -> dict[str, tuple[str, float]]:
+        """Logged key -> (our name, weight that the logged value carries)."""
+        args = getattr(self.config, "model_args", None)
+        return {
+            f"loss_{name}": (name, float(getattr(args, f"gpt_loss_{name}_weight", None) or 1.0))
+            for name in ("mel_ce", "text_ce")
+        }
+
+    # Files
+
+    def save(self, path: Path, epoch: int) -> None:
+        """Write model, optimizer, scheduler and counters to `path`, just as the stock `save_checkpoint` does."""
+        from trainer.io import save_model
+
+        trainer = self.trainer
+        save_model(
+            trainer.config,
+            trainer._get_model(),
+            path,
+            current_step=self.step,
+            epoch=epoch,
+            optimizer=trainer.optimizer,
+            scheduler=trainer.scheduler,
+            scaler=trainer.scaler if trainer.use_amp_scaler else None,
+            model_loss=self.stock_losses(),
+        )
+
+    def stock_losses(self) -> dict[str, float | None]:
+        """The two losses a stock checkpoint carries, for a stock run that continues from it."""
+        trainer = self.trainer
+        return {
+            "train_loss": trainer._pick_target_avg_loss(trainer.keep_avg_train),
+            "eval_loss": trainer._pick_target_avg_loss(trainer.keep_avg_eval),
+        }
+
+    # Leaving
+
+    def left_by_exception(self) -> None:
+        """Put back what an exception thrown out of the loops leaves behind."""
+        import torch
+
+        torch.set_grad_enabled(True)
+
+
+@contextmanager
+def unchanged_rng() -> Iterator[None]:
+    """Put the state of every random number generator back at the end of the block."""
+    import numpy
+    import torch
+
+    python, arrays, cpu = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(arrays)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def unique_run_folders() -> None:
+    """Give every new run of this process a folder of its own.
+
+    The Trainer names a folder by the minute, and two runs of one minute share it; the crash of one deletes the
+    other's. The name is made inside `Trainer.__init__`, before any callback, hence the wrap of the function that
+    makes it. `mkdir` is what decides, so two processes cannot get the same folder either.
+    """
+    import trainer.trainer as module
+
+    stock = module.get_experiment_folder_path
+    if getattr(stock, "claims_folder", False) or _is_distributed():
+        return
+
+    def claim(*args: Any, **kwargs: Any) -> Path:
+        path = first = Path(stock(*args, **kwargs))
+        number = 1
+        while True:
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                number += 1
+                path = first.with_name(f"{first.name}-{number}")
+            else:
+                _claimed.add(path)
+                return path
+
+    claim.claims_folder = True  # type: ignore[attr-defined]
+    module.get_experiment_folder_path = claim
+
+
+def _is_distributed(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether several processes share this run: then they must agree on the stock name."""
+    return int(environ.get("WORLD_SIZE") or 1) > 1 or any(a.startswith("--use_ddp") for a in sys.argv)
+
+
+def discard_run_folder(port: TrainerPort) -> None:
+    """Remove the folder of a run that was refused before it began, if this process made it for this run alone."""
+    if port.run_folder not in _claimed or port.continued:
+        return
+    logger = logging.getLogger("trainer")
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == port.run_folder.resolve():
+            logger.removeHandler(handler)
+            handler.close()
+    port.trainer.dashboard_logger.finish()
+    shutil.rmtree(port.run_folder, ignore_errors=True)
