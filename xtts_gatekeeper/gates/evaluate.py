@@ -21,7 +21,7 @@ _SEVERITY: dict[Outcome, int] = {"continue": 0, "tune": 1, "stop": 2}
 
 @dataclass(frozen=True)
 class Reason:
-    """Why: the rule's name as `code`, one sentence, the numbers, and where the rule came from."""
+    """Why: the rule's name as `code`, one sentence, the numbers, what follows, and the gate that asked, if any."""
 
     code: str
     message: str
@@ -80,7 +80,7 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
         policy: the rules.
         at: one of `record.evaluations`; by default the last.
     """
-    files = record.files
+    files = sorted(record.files, key=lambda file: file.kind != "best")
     if record.evaluations:
         record = record.upto(at or record.evaluations[-1])
     comparable = record.segments[-1].evaluations if record.segments else ()
@@ -124,7 +124,8 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
 
 def _reason(due: PolicyRule, record: RunRecord, gate: str | None = None) -> Reason:
     finding = due.rule.check(record)
-    return Reason(due.name, finding.message, finding.evidence, finding.status, due.on_fail, gate)
+    outcome = due.on_fail if finding.status == "failed" else "continue"
+    return Reason(due.name, finding.message, finding.evidence, finding.status, outcome, gate)
 
 
 def _too_few(have: int, policy: Policy) -> Reason:
@@ -157,5 +158,6 @@ def _point(
         "epoch": evaluation.epoch,
         "epochs_done": record.epochs_done(evaluation),
         "value": evaluation.metrics.get(policy.objective),
-        "checkpoint": next((file.path for file in reversed(files) if file.step == evaluation.step), None),
+        # A best file before a latest one of the same step: it is the one that stays.
+        "checkpoint": next((file.path for file in files if file.step == evaluation.step), None),
     }
