@@ -1,0 +1,48 @@
+"""Shared toy assets, built once a session: they are what costs time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# The stock stack sets torch to one thread on import; BLAS pools of the other libraries would only get in the way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def toy_base(tmp_path_factory):
+    """Folder with the toy's vocab.json, dvae.pth, mel_stats.pth and config.json."""
+    from xtts_gatekeeper.toy.model import build_toy_base
+
+    return build_toy_base(tmp_path_factory.mktemp("toy") / "base")
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory):
+    """LJSpeech folder with 16 short clips spoken by espeak-ng."""
+    from xtts_gatekeeper.toy.sentences import SENTENCES
+    from xtts_gatekeeper.toy.speech import make_speech_set
+
+    return make_speech_set(tmp_path_factory.mktemp("speech") / "clips", SENTENCES[:16])
+
+
+@pytest.fixture
+def python():
+    """Run a Python child process in the repository: `python("recipes/x.py", "--flag")`."""
+
+    def run(*arguments, cwd=None, env=None, timeout=300):
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd or ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

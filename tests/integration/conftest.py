@@ -1,0 +1,67 @@
+"""The real Trainer and the real GPTTrainer on the toy XTTS."""
+
+import copy
+
+import pytest
+
+from xtts_gatekeeper.data import load_ljspeech, stable_split
+
+
+@pytest.fixture(scope="session")
+def clips(speech):
+    """(train, eval) samples, 11 and 5 clips. Every trainer gets copies, for XTTS shuffles the list it is given."""
+    return stable_split(load_ljspeech(speech), eval_fraction=0.35)
+
+
+@pytest.fixture(scope="session")
+def make_trainer(toy_base, clips):
+    """A function that builds a Trainer as a recipe does.
+
+    `gatekeeper` is the section, None for a stock run; `flags` are what stands on the command line; `args` are fields
+    of TrainerArgs, the rest are fields of the config.
+    """
+    import torch
+    from trainer import Trainer, TrainerArgs
+    from TTS.tts.configs.xtts_config import XttsAudioConfig
+    from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTArgs, GPTTrainer, GPTTrainerConfig
+
+    from xtts_gatekeeper import gatekeep
+    from xtts_gatekeeper.base import read_base
+    from xtts_gatekeeper.config import GatekeptGPTTrainerConfig
+
+    def make(output, gatekeeper=None, callbacks=None, flags=(), args=None, samples=None, **config):
+        fields = {
+            "output_path": str(output),
+            "run_name": "toy",
+            "model_args": GPTArgs(**read_base(toy_base).model_args()),
+            "audio": XttsAudioConfig(sample_rate=22050, dvae_sample_rate=22050, output_sample_rate=24000),
+            "epochs": 2,
+            "batch_size": 3,
+            "eval_batch_size": 3,
+            "print_step": 5,
+            "optimizer": "AdamW",
+            "optimizer_params": {"betas": [0.9, 0.96], "eps": 1e-8, "weight_decay": 1e-2},
+            "optimizer_wd_only_on_weights": True,
+            "lr": 1e-3,
+            **config,
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["recipe.py", *flags])
+            if gatekeeper is None:
+                settings = GPTTrainerConfig(**fields)
+                hooks = callbacks or {}
+            else:
+                settings = GatekeptGPTTrainerConfig(**fields, gatekeeper=gatekeeper)
+                hooks = gatekeep(settings, callbacks)
+            torch.manual_seed(settings.training_seed)
+            train, dev = copy.deepcopy(samples or clips)
+            return Trainer(
+                TrainerArgs(**(args or {})),
+                settings,
+                model=GPTTrainer(settings),
+                train_samples=train,
+                eval_samples=dev,
+                callbacks=hooks,
+            )
+
+    return make
