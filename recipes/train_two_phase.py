@@ -34,7 +34,8 @@ def main() -> None:
     from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, GatekeptGPTTrainerConfig, PhaseConfig
 
     base = resolve_base(args.base, cache=args.output)
-    switch_epoch = args.switch_epoch if args.switch_step or args.switch_epoch else max(1, args.epochs // 2)
+    if args.switch_epoch is None and args.switch_step is None:
+        args.switch_epoch = max(1, args.epochs // 2)
     config = GatekeptGPTTrainerConfig(
         output_path=str(args.output),
         run_name="xtts_two_phase",
@@ -53,7 +54,7 @@ def main() -> None:
         gatekeeper=GatekeeperConfig(
             policy=args.policy,
             phases=[
-                PhaseConfig(name="phase 1", lr=args.lr1, until_epoch=switch_epoch, until_step=args.switch_step),
+                PhaseConfig(name="phase 1", lr=args.lr1, until_epoch=args.switch_epoch, until_step=args.switch_step),
                 PhaseConfig(name="phase 2", lr=args.lr2),
             ],
             actions=ActionsConfig(stop=not args.no_stop),

@@ -87,7 +87,7 @@ def check_phases(phases: list[PhaseConfig]) -> None:
     """
     ends = {"until_step": 0, "until_epoch": 0}
     for number, phase in enumerate(phases, 1):
-        who = f"phase {number}" + (f" ({phase.name})" if phase.name else "")
+        who = phase.name or f"phase {number}"
         if not (math.isfinite(phase.lr) and phase.lr > 0):
             raise UserError(f"{who} has the learning rate {phase.lr}; give a number above 0.")
         given = {key: getattr(phase, key) for key in ends if getattr(phase, key) is not None}

@@ -46,6 +46,14 @@ class PhasePlan:
             (index for index, phase in enumerate(self.phases[:-1]) if not phase.over(step, epoch)), len(self.phases) - 1
         )
 
+    def never_reached(self, epochs: int) -> list[str]:
+        """A sentence for each phase that cannot begin because the run's `epochs` end before it."""
+        return [
+            f"{after.name} never begins: {phase.name} lasts until epoch {phase.until_epoch} and the run has {epochs}"
+            for phase, after in zip(self.phases, self.phases[1:], strict=False)
+            if phase.until_epoch is not None and phase.until_epoch >= epochs
+        ]
+
     def check_start(self, step: int, epoch: int, reached: int) -> None:
         """Refuse a plan with a switch that lies before the point where this process begins.
 

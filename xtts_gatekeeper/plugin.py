@@ -279,6 +279,8 @@ class Gatekeeper:
                 f"LR {', '.join(f'{lr:g}' for lr in in_effect)} is in effect where the config asks for "
                 f"{', '.join(f'{lr:g}' for lr in requested)}; continue_path restores the optimizer's own, phases set it"
             )
+        if self.phases is not None:
+            warnings += self.phases.plan.never_reached(config.epochs)
         if late := privacy.too_late():
             warnings.append(f"set too late to count: {', '.join(late)}; import xtts_gatekeeper before trainer and TTS")
         if not config.run_eval:

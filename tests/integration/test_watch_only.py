@@ -73,7 +73,9 @@ def test_watch_only_is_bit_identical_to_stock(make_trainer, tmp_path, stock):
             assert same(state[key], watched["checkpoints"][name][key]), (name, key)
     # It did watch: the logged loss is divided by the accumulation steps, ours is not.
     epoch = read_run(trainer.output_path).train_epochs[0]
-    assert epoch.metrics["train.loss"] == pytest.approx(epoch.metrics["train.mel_ce"] + epoch.metrics["train.loss_text_ce"])
+    assert epoch.metrics["train.loss"] == pytest.approx(
+        epoch.metrics["train.mel_ce"] + epoch.metrics["train.loss_text_ce"]
+    )
 
 
 def test_the_comparison_can_fail(make_trainer, tmp_path, stock):
