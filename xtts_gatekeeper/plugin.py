@@ -218,6 +218,7 @@ class Gatekeeper:
         section, port = self.section, self.port
         self.policy: Policy = load_policy(section.policy)
         self.named = port.loss_weights
+        self._first_step = port.step
         eval_samples = self._eval_samples()
         plan = PhasePlan(tuple(Phase(p.name or f"phase {n}", p.lr, p.until_epoch, p.until_step)
                                for n, p in enumerate(section.phases or [], 1)))  # fmt: skip
@@ -345,7 +346,11 @@ class Gatekeeper:
 
     def _around_train_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
         size = batch_size(batch)  # the step empties the batch
-        outputs, losses = stock(batch, *args, **kwargs)
+        self.port.in_step = True
+        try:
+            outputs, losses = stock(batch, *args, **kwargs)
+        finally:
+            self.port.in_step = False
         with self._softly("train_losses"):
             self._train_meter.add(losses, size, {"loss": float(self.port.grad_accum_steps)})
         return outputs, losses
@@ -469,10 +474,12 @@ class Gatekeeper:
 
     def _leave(self, how: str, message: str = "") -> None:
         """Save the state in which training is left, then say that it is over."""
-        if self.keeper is not None:
+        trained = self.port.step > self._first_step
+        if self.keeper is not None and trained:
             with self._softly("final_checkpoint"):
-                self.keeper.save_end()
-        elif how == "stopped":
+                # After a whole epoch a resume goes on with the next one.
+                self.keeper.save_latest(self.port.epoch + (0 if self._in_training else 1))
+        elif how == "stopped" and trained:
             self.port.trainer.save_checkpoint()
         self.record(End(step=self.port.step, epoch=self.port.epoch, how=how, message=message))
         self.port.log(f"{how} at step {self.port.step}{': ' if message else ''}{message}")

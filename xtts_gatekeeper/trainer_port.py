@@ -49,6 +49,7 @@ class TrainerPort:
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
+        self.in_step = False
 
     # Where the run stands
 
@@ -61,6 +62,14 @@ class TrainerPort:
     def step(self) -> int:
         """GLOBAL_STEP: micro-batches done."""
         return int(self.trainer.total_steps_done)
+
+    @property
+    def steps_trained(self) -> int:
+        """Micro-batches whose effect the weights hold: inside a step the counter is one behind.
+
+        The Trainer saves inside a step, so its `checkpoint_N` holds N + 1, while its `best_model_N` holds N.
+        """
+        return self.step + self.in_step
 
     @property
     def epoch(self) -> int:
@@ -215,12 +224,10 @@ class TrainerPort:
 
     @property
     def loss_weights(self) -> dict[str, tuple[str, float]]:
-        """Logged key -> (our name, weight that the logged value carries)."""
+        """Logged key -> (our name, weight that the logged value carries); a loss of weight 0 has lost its value."""
         args = getattr(self.config, "model_args", None)
-        return {
-            f"loss_{name}": (name, float(getattr(args, f"gpt_loss_{name}_weight", None) or 1.0))
-            for name in ("mel_ce", "text_ce")
-        }
+        weights = {name: float(getattr(args, f"gpt_loss_{name}_weight", 1.0)) for name in ("mel_ce", "text_ce")}
+        return {f"loss_{name}": (name, weight) for name, weight in weights.items() if weight}
 
     # Files
 

@@ -57,6 +57,8 @@ def test_a_mid_epoch_stop_leaves_within_the_epoch_and_keeps_its_best(make_traine
     trainer.fit()
     assert trainer.total_steps_done == 2
     assert checkpoints(trainer) == ["best_model.pth", "best_model_2.pth", "checkpoint_2.pth"]
+    state = torch.load(Path(trainer.output_path) / "checkpoint_2.pth", weights_only=True)
+    assert state["epoch"] == 0  # unfinished: a resume repeats it
 
 
 def test_a_continued_run_goes_on_where_it_was_left_with_the_planned_learning_rate(make_trainer, tmp_path):
@@ -84,6 +86,24 @@ def test_a_continued_run_goes_on_where_it_was_left_with_the_planned_learning_rat
     assert [(check.phase, check.in_effect) for check in checks] == [("coarse", [1e-3] * 2), ("fine", [1e-4] * 2)]
     assert [record.epochs_done(e) for e in record.evaluations] == [1, 2]
     assert [epoch.lr_end for epoch in record.train_epochs] == [[1e-3] * 2, [1e-4] * 2]
+
+
+def test_a_run_that_has_nothing_left_to_train_is_left_as_it_is(make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path, GatekeeperConfig(), epochs=1)
+    trainer.fit()
+    before = checkpoints(trainer)
+    again = make_trainer(tmp_path, GatekeeperConfig(), args={"continue_path": str(trainer.output_path)})
+    again.fit()
+    assert checkpoints(again) == before
+    assert read_run(again.output_path).end.how == "finished"
+
+
+def test_the_record_says_how_many_steps_a_file_holds(make_trainer, tmp_path):
+    """The Trainer saves inside a step, before it counts it."""
+    trainer = make_trainer(tmp_path, GatekeeperConfig(), epochs=1, save_step=2)
+    trainer.fit()
+    written = [(e.path, e.step) for e in read_run(trainer.output_path).checkpoints if e.kind == "latest"]
+    assert written == [("checkpoint_2.pth", 3), ("checkpoint_4.pth", 4)]
 
 
 def test_without_phases_a_continued_run_says_that_the_new_learning_rate_is_not_in_effect(make_trainer, tmp_path):

@@ -43,12 +43,6 @@ class CheckpointKeeper:
         if self._write(name, "latest", epoch):
             self.prune()
 
-    def save_end(self) -> None:
-        """Save the state in which fit() is left, so that a resume goes on with the next epoch."""
-        latest = [file for file in self.seen().files if file.kind == "latest"]
-        if self.port.step > 0 and not (latest and latest[-1].step == self.port.step):
-            self.save_latest(self.port.epoch + 1)
-
     def save_best(self) -> None:
         """Save `best_model_STEP.pth` if the evaluation just made is the best of its segment, then prune."""
         record = self.seen()
@@ -122,7 +116,7 @@ class CheckpointKeeper:
             reason = str(error).splitlines()[0]
         self.record(
             Checkpoint(
-                step=self.port.step,
+                step=self.port.steps_trained,
                 epoch=self.port.epoch,
                 kind=kind,
                 path=name,

@@ -23,13 +23,14 @@ def retain(files: Iterable[Checkpoint], best: str | None) -> Retention:
     latest too. Steps are compared as numbers.
 
     Args:
-        files: the run's files that are there now and were read back intact.
+        files: the run's files that are there now and were read back intact, in the order they were written.
         best: the name of the file that holds the best weights, if any.
     """
     files = list(files)
     if not files:
         return Retention({}, {})
-    latest = max(files, key=lambda file: (file.step, file.kind == "latest"))
+    # Of equal ones the last written: it says at which epoch to go on.
+    latest = max(reversed(files), key=lambda file: (file.step, file.kind == "latest"))
     keep = {latest.path: "latest"}
     if best is not None:
         keep[best] = "latest and best" if best == latest.path else "best"

@@ -113,7 +113,11 @@ class Evaluation(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Event):
-    """A checkpoint file was written and read back. `kind` is `latest` or `best`; `path` is relative to the run."""
+    """A checkpoint file was written and read back.
+
+    `kind` is `latest` or `best`; `path` is relative to the run. `step` counts the micro-batches that the weights hold,
+    which is one more than the number in the name where the Trainer saved inside a step.
+    """
 
     type: ClassVar[str] = "checkpoint"
     kind: str
