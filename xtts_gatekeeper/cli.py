@@ -59,7 +59,7 @@ def gate(context: click.Context, run: Path, policy: str | None, at: str | None, 
 
         from xtts_gatekeeper.report.console import print_verdict
 
-        print_verdict(Console(), verdict.to_dict())
+        print_verdict(Console(highlight=False), verdict.to_dict())
     context.exit(verdict.exit_code)
 
 
@@ -81,7 +81,7 @@ def status(run: Path, policy: str | None, as_json: bool) -> None:
 
         from xtts_gatekeeper.report.console import print_status
 
-        print_status(Console(), document)
+        print_status(Console(highlight=False), document)
 
 
 @cli.command()

@@ -7,10 +7,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from coqpit import Coqpit
-
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.gates import load_policy
+
+try:
+    from coqpit import Coqpit
+except ImportError as error:
+    raise ImportError(f'training needs the extra: pip install "xtts-gatekeeper[train]" ({error})') from None
 
 if TYPE_CHECKING:
     from xtts_gatekeeper.coqui_config import GatekeptGPTTrainerConfig

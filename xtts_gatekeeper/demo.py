@@ -26,7 +26,7 @@ def run_demo(output: Path, data: Path | None, language: str, epochs: int) -> Non
         UserError: the `train` extra is missing, or `data` cannot be used; nothing has been trained then.
     """
     began = time.perf_counter()
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False)
     samples = load_ljspeech(data, language) if data is not None else None  # refuse bad data before the slow imports
     console.print("Loading the stock stack (torch, TTS, trainer) ...")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -46,13 +46,12 @@ def run_demo(output: Path, data: Path | None, language: str, epochs: int) -> Non
     from xtts_gatekeeper.toy.model import TOY_LRS
 
     output.mkdir(parents=True, exist_ok=True)
-    console.print(f"Building the toy model in {output} ...", markup=False)
+    console.print(f"Building the toy model and its speech in {output} ...", markup=False)
     base = resolve_base("toy", output)
     if samples is None:
         from xtts_gatekeeper.toy.speech import make_speech_set
 
-        with _progress(console, "Speaking") as bar:
-            samples = load_ljspeech(make_speech_set(output / "speech", on_clip=bar), language)
+        samples = load_ljspeech(make_speech_set(output / "speech"), language)
     train, dev = stable_split(samples)
 
     first = max(1, epochs // 2)
@@ -99,11 +98,11 @@ def _summary(run: Path, seconds: float) -> None:
     from xtts_gatekeeper.report.console import print_status
     from xtts_gatekeeper.report.table import status
 
-    out = Console()
+    out = Console(highlight=False)
     record: RunRecord = read_run(run)
     print_status(out, status(run, record, load_policy(run / FOLDER / "policy.yaml")))
-    out.print(f"Log, checkpoints and config: {run}", soft_wrap=True, markup=False, highlight=False)
-    out.print(f"Journal and rules in force:  {run / FOLDER}", soft_wrap=True, markup=False, highlight=False)
+    out.print(f"Log, checkpoints and config: {run}", soft_wrap=True, markup=False)
+    out.print(f"Journal and rules in force:  {run / FOLDER}", soft_wrap=True, markup=False)
     out.print(f"Done in {seconds:.0f} s.")
 
 

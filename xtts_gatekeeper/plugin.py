@@ -480,7 +480,7 @@ class Gatekeeper:
                 # After a whole epoch a resume goes on with the next one.
                 self.keeper.save_latest(self.port.epoch + (0 if self._in_training else 1))
         elif how == "stopped" and trained:
-            self.port.trainer.save_checkpoint()
+            self.port.save_checkpoint()
         self.record(End(step=self.port.step, epoch=self.port.epoch, how=how, message=message))
         self.port.log(f"{how} at step {self.port.step}{': ' if message else ''}{message}")
 

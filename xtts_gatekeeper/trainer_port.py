@@ -248,6 +248,10 @@ class TrainerPort:
             model_loss=self.stock_losses(),
         )
 
+    def save_checkpoint(self) -> None:
+        """Save as the Trainer does, or as whatever has been wrapped around that."""
+        self.trainer.save_checkpoint()
+
     def stock_losses(self) -> dict[str, float | None]:
         """The two losses a stock checkpoint carries, for a stock run that continues from it."""
         trainer = self.trainer

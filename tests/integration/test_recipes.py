@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from files import tree
 
 from xtts_gatekeeper import read_run
+from xtts_gatekeeper.checkpoints.integrity import damage as damage_of
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ("train_phase1.py", "train_phase2.py", "train_two_phase.py")
@@ -72,6 +74,57 @@ def test_two_phases_in_one_run_stop_by_their_policy_with_exit_code_0(tmp_path, t
     gate = python("-m", "xtts_gatekeeper", "gate", run, "--json")
     assert gate.returncode == 20
     assert json.loads(gate.stdout)["best"]["checkpoint"] == f"best_model_{record.evaluations[-1].step}.pth"
+
+
+def started(script, *flags):
+    """The recipe as a running process with both streams in one pipe."""
+    command = [sys.executable, "-u", ROOT / script, *map(str, flags)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for_line(process, text):
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} never came")
+
+
+def test_ctrl_c_saves_and_is_on_record(tmp_path, toy_base, speech):
+    flags = ["--data", speech, "--base", toy_base, "--output", tmp_path, "--epochs", 50, "--save-step", 2]
+    process = started("recipes/train_phase1.py", *flags)
+    wait_for_line(process, "saved checkpoint_2.pth")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    run = only_run(tmp_path)
+    record = read_run(run)
+    assert record.end.how == "interrupted"
+    assert all(damage_of(run / file.path) is None for file in record.files)
+
+
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path, toy_base, speech, python):
+    flags = ["--data", speech, "--base", toy_base, "--output", tmp_path, "--save-step", 3, "--lr1", 1e-3, "--lr2", 1e-4]
+    process = started("recipes/train_two_phase.py", *flags, "--epochs", 50, "--switch-step", 10)
+    wait_for_line(process, "saved checkpoint_15.pth")
+    process.kill()
+    process.communicate(timeout=60)
+    run = only_run(tmp_path)
+    at_kill = read_run(run)
+    assert at_kill.end is None
+
+    more = ["--epochs", 6, "--switch-step", 10, "--continue_path", run]
+    done = python("recipes/train_two_phase.py", *flags, *more, "--coqpit.epochs", 6)
+    assert done.returncode == 0, done.stderr
+    record = read_run(run)
+    assert record.end.how == "finished"
+    assert record.start.resume_mode == "continue"
+    assert record.start.step >= max(file.step for file in at_kill.files)
+    steps = [evaluation.step for evaluation in record.evaluations]
+    assert steps == sorted(set(steps))  # no evaluation of an abandoned stretch is left
+    assert record.train_epochs[-1].lr_end == [1e-4] * 2
+    assert [phase.name for phase in record.phases] == ["phase 1", "phase 2", "phase 2"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -18,7 +18,7 @@ _HEADERS = {
     "Val mel/objective": "Val mel/\nobjective",
     "LR (end)": "LR\n(end)",
     "Mem state": "Mem\nstate",
-    "Sample score (/25)": "Sample\nscore /25",
+    "Sample score (/25)": "Sample\n(/25)",
 }
 _STYLE = {"continue": "green", "tune": "yellow", "stop": "red", "undecided": "cyan"}
 
@@ -35,7 +35,7 @@ def print_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
             reason["status"], "–"
         )
         where = f" [{reason['gate']}]" if reason["gate"] else ""
-        console.print(f"  {mark:<6} {escape(reason['message'] + where)}", highlight=False, soft_wrap=True)
+        console.print(f"  {mark:<6} {escape(reason['message'] + where)}", soft_wrap=True)
     for word in ("best", "latest"):
         point = verdict[word]
         if point is not None and point["value"] is not None:
@@ -43,7 +43,6 @@ def print_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
             console.print(
                 f"  {word}: {verdict['objective']} {point['value']:.4f} after {point['epochs_done']} epochs, "
                 f"step {point['step']}{escape(file)}",
-                highlight=False,
                 soft_wrap=True,
             )
     if len(verdict["segments"]) > 1:
@@ -52,7 +51,7 @@ def print_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
 
 def print_table(console: Console, rows: list[dict[str, Any]]) -> None:
     """The checklist's tracking table."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for column in COLUMNS:
         text = column in ("Epoch", "Decision", "Mem state")
         table.add_column(_HEADERS.get(column, column), justify="left" if text else "right", no_wrap=True)
@@ -64,34 +63,30 @@ def print_table(console: Console, rows: list[dict[str, Any]]) -> None:
 def print_disk(console: Console, status: Mapping[str, Any]) -> None:
     """Files and bytes."""
     for name, size in status["files"].items():
-        console.print(f"  {name}: {_megabytes(size)}", highlight=False)
+        console.print(f"  {name}: {_megabytes(size)}")
     console.print(
         f"Disk: {_megabytes(status['disk_bytes'])} in checkpoints, "
         f"{_megabytes(status['freed_bytes'])} freed by pruning",
-        highlight=False,
     )
 
 
 def print_status(console: Console, status: Mapping[str, Any]) -> None:
     """The whole `status` verb."""
     baseline = status["baseline"]
-    console.print(f"Run {escape(status['run'])}: {status['state']}", highlight=False, soft_wrap=True)
+    console.print(f"Run {escape(status['run'])}: {status['state']}", soft_wrap=True)
     if baseline:
         console.print(
             f"{baseline['device']}, {baseline['precision']}, scheduler {baseline['scheduler']}; "
             f"{baseline['train_clips']} train and {baseline['eval_clips']} eval clips; {baseline['resume_mode']}"
             + (f" from {baseline['resumed_from']}" if baseline["resumed_from"] else ""),
-            highlight=False,
             markup=False,
             soft_wrap=True,
         )
         for warning in baseline["warnings"]:
-            console.print(f"  warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  warning: {warning}", markup=False, soft_wrap=True)
     print_table(console, status["rows"])
     for phase in status["phases"]:
-        console.print(
-            f"Phase {phase['name']}: LR {phase['lr']:g} from step {phase['step']}", markup=False, highlight=False
-        )
+        console.print(f"{phase['name']}: LR {phase['lr']:g} from step {phase['step']}", markup=False)
     for incident in status["incidents"]:
         console.print(f"Incident at step {incident['step']}: {incident['message']}", markup=False, soft_wrap=True)
     print_verdict(console, status["verdict"])
