@@ -149,6 +149,4 @@ def _not_the_file(path: Path) -> str | None:
         except ValueError:
             return "the answer is not JSON"
         return None
-    with path.open("rb") as file:
-        legacy = file.read(1) == b"\x80"  # a pickle, the format of torch before 1.6, has no checksums
-    return None if legacy else damage(path)
+    return damage(path, legacy=True)

@@ -8,10 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record.events import Event, Incident, LearningRateCheck, PhaseStart
 from xtts_gatekeeper.trainer_port import TrainerPort
+
+if TYPE_CHECKING:
+    from xtts_gatekeeper.config import PhaseConfig
 
 
 class LearningRateError(UserError):
@@ -39,6 +43,16 @@ class PhasePlan:
     """Phases in order."""
 
     phases: tuple[Phase, ...]
+
+    @classmethod
+    def of(cls, phases: Sequence[PhaseConfig]) -> PhasePlan:
+        """The plan of a config's `phases`, which must have passed `config.check_phases`."""
+        return cls(
+            tuple(
+                Phase(phase.name or f"phase {number}", phase.lr, phase.until_epoch, phase.until_step)
+                for number, phase in enumerate(phases, 1)
+            )
+        )
 
     def at(self, step: int, epoch: int) -> int:
         """The index of the phase in effect at `step` of `epoch`."""
@@ -99,6 +113,12 @@ class PhaseActor:
     def lr(self) -> float:
         """The learning rate in force."""
         return self.plan.phases[self.index].lr
+
+    def lr_at_start(self) -> float:
+        """Put the learning rate of the current step in effect and return it."""
+        lr = self.plan.phases[self.plan.at(self.port.step, self.port.epoch)].lr
+        self.port.set_learning_rate(lr)
+        return lr
 
     def install(self) -> None:
         """Put the phase of the current step in effect and hook every optimizer."""

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import copy
-import io
 import json
-import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_gatekeeper import privacy, trainer_port
+from xtts_gatekeeper import trainer_port
 from xtts_gatekeeper.checkpoints.keeper import CheckpointKeeper
 from xtts_gatekeeper.checkpoints.resume import resume_file
 from xtts_gatekeeper.data import fingerprint
 from xtts_gatekeeper.errors import UserError, refuse, refusing
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate, load_policy
-from xtts_gatekeeper.gates.policy import nearest
+from xtts_gatekeeper.monitors.baseline import baseline
 from xtts_gatekeeper.monitors.losses import LossMeter, batch_size
 from xtts_gatekeeper.monitors.memory import memory_state
-from xtts_gatekeeper.phases import Phase, PhaseActor, PhasePlan
-from xtts_gatekeeper.record import Evaluation, Incident, Journal, RunRecord, Start, TrainEpoch, VerdictEvent
+from xtts_gatekeeper.phases import PhaseActor, PhasePlan
+from xtts_gatekeeper.record import Evaluation, Incident, Journal, RunRecord, TrainEpoch, VerdictEvent
 from xtts_gatekeeper.record.events import End, Event
 from xtts_gatekeeper.record.journal import FOLDER, journal_path
+from xtts_gatekeeper.settings import check_trainer_paths, section_in_effect
 from xtts_gatekeeper.trainer_port import StopTraining, TrainerPort
 
 if TYPE_CHECKING:
     from xtts_gatekeeper.config import GatekeeperConfig
 
 Callback = Callable[[Any], None]
-_FLAG = "--coqpit.gatekeeper."
 
 
 def gatekeep(
@@ -54,12 +50,12 @@ def gatekeep(
         A callbacks dict for the Trainer. Your own, untouched, when the section says `enabled: false`.
     """
     with refusing():
-        section = _section(config) if gatekeeper is None else gatekeeper
+        section = section_in_effect(config) if gatekeeper is None else gatekeeper
         own = dict(callbacks or {})
         if not section.enabled:
             return own
         section.check()
-        _check_paths(sys.argv[1:])
+        check_trainer_paths(sys.argv[1:])
     if not section.watch_only:
         trainer_port.unique_run_folders()
     return merge(own, Gatekeeper(section, from_config=gatekeeper is None).callbacks())
@@ -77,63 +73,6 @@ def merge(first: Mapping[str, Callback], second: Mapping[str, Callback]) -> dict
 
     shared = {key: both(first[key], second[key]) for key in first.keys() & second.keys()}
     return {**first, **second, **shared}
-
-
-def _section(config: Any) -> Any:
-    """The `gatekeeper` section as the Trainer will see it, command line included.
-
-    The Trainer parses the same flags later and ignores those it does not know; here they are an error.
-
-    Raises:
-        UserError: no such section; an unknown flag, or a value that does not fit.
-    """
-    if not hasattr(config, "gatekeeper"):
-        raise UserError(
-            f"{type(config).__name__} has no `gatekeeper` section: use GatekeptGPTTrainerConfig, or pass "
-            "gatekeep(config, gatekeeper=GatekeeperConfig(...))."
-        )
-    flags = [argument for argument in sys.argv[1:] if argument.startswith(_FLAG)]
-    if not flags:
-        return config.gatekeeper
-    parsed = copy.deepcopy(config)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            unknown = parsed.parse_known_args(sys.argv[1:], relaxed_parser=True)
-    except SystemExit:
-        raise UserError(said.getvalue().strip().splitlines()[-1].split("error: ")[-1] + ".") from None
-    for argument in unknown:
-        if argument.startswith(_FLAG):
-            name = argument.removeprefix(_FLAG).split("=")[0]
-            raise UserError(f"unknown config key gatekeeper.{name}, {nearest(name, _keys(config.gatekeeper))}")
-    return parsed.gatekeeper
-
-
-def _check_paths(argv: list[str]) -> None:
-    """Check the paths of the Trainer's own flags, which it opens only after it has made the run's folder.
-
-    Raises:
-        UserError: a run or checkpoint to go on from is not there.
-    """
-    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    flags.add_argument("--continue_path", default="")
-    flags.add_argument("--restore_path", default="")
-    given, _ = flags.parse_known_args(argv)
-    if given.continue_path and "://" not in given.continue_path:
-        run = Path(given.continue_path)
-        if not (run / "config.json").is_file():
-            raise UserError(f"--continue_path {run} is no run folder: it has no config.json.")
-        resume_file(run, "latest")
-    elif given.restore_path and "://" not in given.restore_path:
-        resume_file(Path(given.restore_path))
-
-
-def _keys(section: Any, prefix: str = "") -> Iterable[str]:
-    for key, value in section.items():
-        if hasattr(value, "items"):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
 
 
 class Gatekeeper:
@@ -208,11 +147,8 @@ class Gatekeeper:
             return []
         earlier = json.loads(earlier_file.read_text(encoding="utf-8"))
         changed = [key for key, value in self.section.to_dict().items() if value != earlier.get(key)]
-        return (
-            [f"changed since the run's last start: {', '.join(f'gatekeeper.{key}' for key in changed)}"]
-            if changed
-            else []
-        )
+        said = ", ".join(f"gatekeeper.{key}" for key in changed)
+        return [f"changed since the run's last start: {said}"] if changed else []
 
     def _begin(self, warnings: list[str]) -> None:
         section, port = self.section, self.port
@@ -220,8 +156,7 @@ class Gatekeeper:
         self.named = port.loss_weights
         self._first_step = port.step
         eval_samples = self._eval_samples()
-        plan = PhasePlan(tuple(Phase(p.name or f"phase {n}", p.lr, p.until_epoch, p.until_step)
-                               for n, p in enumerate(section.phases or [], 1)))  # fmt: skip
+        plan = PhasePlan.of(section.phases or [])
         journal_file = journal_path(port.run_folder)
         before = tuple(Journal(journal_file).events) if journal_file.exists() else ()
         if plan.phases:
@@ -237,7 +172,13 @@ class Gatekeeper:
             self.keeper = CheckpointKeeper(port, self.policy.objective, self.record, self.seen)
         if self.journal is not None:
             self._keep_settings()
-            self.record(self._baseline(eval_samples, warnings))
+            if self.phases is not None:
+                warnings += plan.never_reached(port.config.epochs)
+            phase_lr = self.phases.lr_at_start() if self.phases is not None else None
+            start = baseline(port, self.policy, eval_samples, self.eval_set, phase_lr, warnings)
+            for warning in start.warnings:
+                port.log(f"WARNING: {warning}")
+            self.record(start)
         if self.phases is not None:
             self.phases.install()
         self._install()
@@ -266,53 +207,6 @@ class Gatekeeper:
         folder = self.port.run_folder / FOLDER
         (folder / "policy.yaml").write_text(self.policy.text, encoding="utf-8")
         (folder / "config.json").write_text(json.dumps(self.section.to_dict(), indent=4), encoding="utf-8")
-
-    def _baseline(self, eval_samples: list[Any] | None, warnings: list[str]) -> Start:
-        port, config = self.port, self.port.config
-        train = port.train_samples
-        asked = [self.phases.plan.phases[self.phases.plan.at(port.step, port.epoch)].lr] if self.phases else None
-        if asked is not None:
-            port.set_learning_rate(asked[0])
-        requested = asked or port.learning_rates_requested
-        in_effect = port.learning_rates
-        if not all(any(math.isclose(lr, want, rel_tol=1e-9) for want in requested) for lr in in_effect):
-            warnings.append(
-                f"LR {', '.join(f'{lr:g}' for lr in in_effect)} is in effect where the config asks for "
-                f"{', '.join(f'{lr:g}' for lr in requested)}; continue_path restores the optimizer's own, phases set it"
-            )
-        if self.phases is not None:
-            warnings += self.phases.plan.never_reached(config.epochs)
-        if late := privacy.too_late():
-            warnings.append(f"set too late to count: {', '.join(late)}; import xtts_gatekeeper before trainer and TTS")
-        if not config.run_eval:
-            warnings.append("run_eval is false: no evaluations, so no verdict and no best model")
-        for warning in warnings:
-            port.log(f"WARNING: {warning}")
-        mode = "new" if not port.resumed_from else "continue" if port.continued else "restore"
-        return Start(
-            step=port.step,
-            epoch=port.epoch,
-            device=port.device,
-            precision=port.precision,
-            precision_requested=port.precision_requested,
-            scheduler="overridden by the phases" if self.phases else port.scheduler,
-            lr=in_effect,
-            lr_requested=requested,
-            batch_size=config.batch_size,
-            grad_accum_steps=port.grad_accum_steps,
-            epochs_planned=config.epochs,
-            train_clips=None if train is None else len(train),
-            train_set=None if train is None else fingerprint(train),
-            eval_clips=None if eval_samples is None else len(eval_samples),
-            eval_set=self.eval_set,
-            resumed_from=port.resumed_from,
-            resume_mode=mode,
-            versions=port.versions,
-            telemetry=privacy.state(),
-            objective=self.policy.objective,
-            policy_hash=self.policy.hash,
-            warnings=warnings,
-        )
 
     # Record
 

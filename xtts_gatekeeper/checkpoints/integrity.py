@@ -6,12 +6,20 @@ import zipfile
 from pathlib import Path
 
 
-def damage(path: Path) -> str | None:
+def damage(path: Path, *, legacy: bool = False) -> str | None:
     """What is wrong with the file, or None when its zip structure and the CRC-32 of every record hold.
 
     `torch.save` writes a zip archive with one record a tensor, so this reads every byte of every tensor.
+
+    Args:
+        path: the file.
+        legacy: let files pass that are in torch's format before 1.6, a pickle, which has no checksums.
     """
     try:
+        if legacy:
+            with path.open("rb") as file:
+                if file.read(1) == b"\x80":
+                    return None
         with zipfile.ZipFile(path) as archive:
             if not any(name.endswith("data.pkl") for name in archive.namelist()):
                 return "it has no data.pkl, so torch did not write it"

@@ -26,7 +26,7 @@ def resume_file(path: Path, which: Literal["best", "latest"] = "best") -> Path:
     if not path.exists():
         raise UserError(f"{path} does not exist; give the folder of a run or one of its checkpoints.")
     file = path if path.is_file() else _choose(path, which)
-    wrong = damage(file)
+    wrong = damage(file, legacy=True)
     if wrong is not None:
         raise UserError(f"{file} cannot be resumed from: {wrong}.")
     return file

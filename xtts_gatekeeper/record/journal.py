@@ -51,14 +51,18 @@ class Journal:
         self._torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
 
     def append(self, event: Event) -> None:
-        """Write `event` durably: it is on the disk when this returns."""
+        """Write `event` durably: it is on the disk when this returns.
+
+        Raises:
+            OSError: it could not be written; `events` has it all the same.
+        """
+        self.events.append(event)
         line = ("\n" if self._torn else "") + to_json(event.to_dict()) + "\n"
         self._torn = True  # until the write below has ended, the file may hold a part of the line
         with self.path.open("ab", buffering=0) as file:
             file.write(line.encode())
             os.fsync(file.fileno())
         self._torn = False
-        self.events.append(event)
 
 
 def read_events(path: Path) -> Iterator[Event]:

@@ -1,0 +1,72 @@
+"""The checklist's baseline: what is really in effect when a process begins, next to what was asked for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from xtts_gatekeeper import privacy
+from xtts_gatekeeper.data import fingerprint
+from xtts_gatekeeper.gates import Policy
+from xtts_gatekeeper.record import Start
+from xtts_gatekeeper.trainer_port import TrainerPort
+
+
+def baseline(
+    port: TrainerPort,
+    policy: Policy,
+    eval_samples: list[Any] | None,
+    eval_set: str | None,
+    phase_lr: float | None,
+    warnings: list[str],
+) -> Start:
+    """Read the baseline off a Trainer that is ready to train.
+
+    Args:
+        port: the Trainer.
+        policy: the rules in force.
+        eval_samples: the clips that the evaluations use; None when they are not known.
+        eval_set: their fingerprint.
+        phase_lr: the learning rate of the phase in effect; None without phases.
+        warnings: sentences to begin with; more are added where something is not as it was asked for.
+    """
+    config, train = port.config, port.train_samples
+    requested = port.learning_rates_requested if phase_lr is None else [phase_lr]
+    in_effect = port.learning_rates
+    if not all(any(math.isclose(lr, want, rel_tol=1e-9) for want in requested) for lr in in_effect):
+        warnings.append(
+            f"LR {_join(in_effect)} is in effect where the config asks for {_join(requested)}; continue_path restores "
+            "the optimizer's own, phases set it"
+        )
+    if late := privacy.too_late():
+        warnings.append(f"set too late to count: {', '.join(late)}; import xtts_gatekeeper before trainer and TTS")
+    if not config.run_eval:
+        warnings.append("run_eval is false: no evaluations, so no verdict and no best model")
+    return Start(
+        step=port.step,
+        epoch=port.epoch,
+        device=port.device,
+        precision=port.precision,
+        precision_requested=port.precision_requested,
+        scheduler=port.scheduler if phase_lr is None else "overridden by the phases",
+        lr=in_effect,
+        lr_requested=requested,
+        batch_size=config.batch_size,
+        grad_accum_steps=port.grad_accum_steps,
+        epochs_planned=config.epochs,
+        train_clips=None if train is None else len(train),
+        train_set=None if train is None else fingerprint(train),
+        eval_clips=None if eval_samples is None else len(eval_samples),
+        eval_set=eval_set,
+        resumed_from=port.resumed_from,
+        resume_mode="new" if not port.resumed_from else "continue" if port.continued else "restore",
+        versions=port.versions,
+        telemetry=privacy.state(),
+        objective=policy.objective,
+        policy_hash=policy.hash,
+        warnings=warnings,
+    )
+
+
+def _join(rates: list[float]) -> str:
+    return ", ".join(f"{lr:g}" for lr in rates)

@@ -1,0 +1,75 @@
+"""Our settings and the Trainer's paths as the command line has them, checked before the Trainer makes its folder."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from xtts_gatekeeper.checkpoints.resume import resume_file
+from xtts_gatekeeper.errors import UserError
+from xtts_gatekeeper.gates.policy import nearest
+
+_FLAG = "--coqpit.gatekeeper."
+
+
+def section_in_effect(config: Any) -> Any:
+    """The `gatekeeper` section as the Trainer will see it, command line included.
+
+    The Trainer parses the same flags later and ignores those it does not know; here they are an error.
+
+    Raises:
+        UserError: no such section; an unknown flag, or a value that does not fit.
+    """
+    if not hasattr(config, "gatekeeper"):
+        raise UserError(
+            f"{type(config).__name__} has no `gatekeeper` section: use GatekeptGPTTrainerConfig, or pass "
+            "gatekeep(config, gatekeeper=GatekeeperConfig(...))."
+        )
+    flags = [argument for argument in sys.argv[1:] if argument.startswith(_FLAG)]
+    if not flags:
+        return config.gatekeeper
+    parsed = copy.deepcopy(config)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            unknown = parsed.parse_known_args(sys.argv[1:], relaxed_parser=True)
+    except SystemExit:
+        raise UserError(said.getvalue().strip().splitlines()[-1].split("error: ")[-1] + ".") from None
+    for argument in unknown:
+        if argument.startswith(_FLAG):
+            name = argument.removeprefix(_FLAG).split("=")[0]
+            raise UserError(f"unknown config key gatekeeper.{name}, {nearest(name, _keys(config.gatekeeper))}")
+    return parsed.gatekeeper
+
+
+def check_trainer_paths(argv: list[str]) -> None:
+    """Check the paths of the Trainer's own flags, which it opens only after it has made the run's folder.
+
+    Raises:
+        UserError: a run or checkpoint to go on from is not there.
+    """
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--continue_path", default="")
+    flags.add_argument("--restore_path", default="")
+    given, _ = flags.parse_known_args(argv)
+    if given.continue_path and "://" not in given.continue_path:
+        run = Path(given.continue_path)
+        if not (run / "config.json").is_file():
+            raise UserError(f"--continue_path {run} is no run folder: it has no config.json.")
+        resume_file(run, "latest")
+    elif given.restore_path and "://" not in given.restore_path:
+        resume_file(Path(given.restore_path))
+
+
+def _keys(section: Any, prefix: str = "") -> Iterable[str]:
+    for key, value in section.items():
+        if hasattr(value, "items"):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
