@@ -4,11 +4,12 @@ No `from __future__ import annotations` here: coqpit reads the fields' real type
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from xtts_gatekeeper.errors import UserError
+from xtts_gatekeeper.errors import UserError, refuse
 from xtts_gatekeeper.gates import load_policy
+from xtts_gatekeeper.gates.policy import nearest
 
 try:
     from coqpit import Coqpit
@@ -21,8 +22,27 @@ if TYPE_CHECKING:
 __all__ = ["ActionsConfig", "CheckpointsConfig", "GatekeeperConfig", "GatekeptGPTTrainerConfig", "PhaseConfig"]
 
 
+class Section(Coqpit):
+    """A part of our settings. Reading one is strict, where coqpit drops an unknown key and resets a whole section
+    to its defaults for one value of a wrong type: both end with one sentence and exit code 2.
+    """
+
+    @classmethod
+    def deserialize_immutable(cls, data: dict[str, Any]) -> "Section":
+        """Read the section from a config's JSON."""
+        known = [f.name for f in fields(cls)]
+        for key in data:
+            if key not in known:
+                raise refuse(UserError(f"unknown key {key!r} in {cls.__name__}, {nearest(key, known)}"))
+        try:
+            section: Section = super().deserialize_immutable(data)
+        except (TypeError, ValueError) as error:
+            raise refuse(UserError(f"{cls.__name__} cannot be read: {error}")) from None
+        return section
+
+
 @dataclass
-class PhaseConfig(Coqpit):
+class PhaseConfig(Section):
     """One learning-rate phase. Every phase but the last ends by exactly one of `until_epoch` and `until_step`."""
 
     name: str = field(default="", metadata={"help": "Name of the phase in log, journal and table."})
@@ -34,7 +54,7 @@ class PhaseConfig(Coqpit):
 
 
 @dataclass
-class ActionsConfig(Coqpit):
+class ActionsConfig(Section):
     """What a verdict may do by itself. All off by default: a verdict is advice until this says otherwise."""
 
     stop: bool = field(
@@ -43,7 +63,7 @@ class ActionsConfig(Coqpit):
 
 
 @dataclass
-class CheckpointsConfig(Coqpit):
+class CheckpointsConfig(Section):
     """Which files are kept, and who writes them."""
 
     prune: bool = field(
@@ -56,7 +76,7 @@ class CheckpointsConfig(Coqpit):
 
 
 @dataclass
-class GatekeeperConfig(Coqpit):
+class GatekeeperConfig(Section):
     """Everything the gatekeeper does, as one section: `--coqpit.gatekeeper.KEY VALUE` changes it."""
 
     enabled: bool = field(default=True, metadata={"help": "False leaves the Trainer as if we were not installed."})
