@@ -16,6 +16,8 @@ from xtts_gatekeeper.errors import UserError
 XTTS_V2_URL = "https://huggingface.co/coqui/XTTS-v2/resolve/main"
 TRAINING_FILES = ("vocab.json", "dvae.pth", "mel_stats.pth")
 WEIGHTS = "model.pth"
+#: What each JSON file must hold; an error answer can be JSON too.
+_JSON_KEYS = {"vocab.json": "model", "config.json": "model_args"}
 
 #: The parts of the public model's architecture that differ from the defaults of `GPTArgs`.
 _XTTS_V2 = {
@@ -122,8 +124,8 @@ def download_xtts_v2(folder: Path) -> None:
 
     print(f"downloading XTTS v2 ({', '.join(missing)}) under the Coqui Public Model License", file=sys.stderr)
     arriving = folder / "arriving"
-    arriving.mkdir(parents=True, exist_ok=True)
     try:
+        arriving.mkdir(parents=True, exist_ok=True)
         for name in missing:
             ModelManager._download_model_files([f"{XTTS_V2_URL}/{name}"], arriving, progress_bar=True)
             wrong = _not_the_file(arriving / name)
@@ -132,11 +134,13 @@ def download_xtts_v2(folder: Path) -> None:
                     f"{XTTS_V2_URL}/{name} did not arrive: {wrong}; try again or give a folder as the base."
                 )
             (arriving / name).replace(folder / name)
-    except requests.RequestException as error:
+    except requests.RequestException as error:  # before OSError, of which it is one
         reason = type(error).__name__
         raise UserError(
             f"XTTS v2 could not be downloaded ({reason}); go online once or give a folder as the base."
         ) from None
+    except OSError as error:
+        raise UserError(f"XTTS v2 could not be stored in {folder}: {error.strerror or error}.") from None
     finally:
         shutil.rmtree(arriving, ignore_errors=True)
 
@@ -145,8 +149,9 @@ def _not_the_file(path: Path) -> str | None:
     """Why a downloaded file is not what its name says, or None."""
     if path.suffix == ".json":
         try:
-            json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             return "the answer is not JSON"
-        return None
+        key = _JSON_KEYS[path.name]
+        return None if isinstance(content, dict) and key in content else f"the answer has no {key!r}"
     return damage(path, legacy=True)

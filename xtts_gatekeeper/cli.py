@@ -6,6 +6,7 @@ Heavy imports stand inside the verbs, so that the offline ones start at once. JS
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,6 +122,9 @@ def _print_json(document: object) -> None:
 
 def main() -> None:
     """Run the command line. A user's mistake is one sentence on stderr and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that knows no dash must not end the program
     try:
         code = cli(standalone_mode=False)
     except UserError as error:
@@ -130,6 +134,8 @@ def main() -> None:
         code = EXIT_BAD_INPUT
     except click.ClickException as error:
         raise refuse(UserError(error.format_message())) from None
+    except OSError as error:
+        raise refuse(UserError(f"{error.filename or 'a file'}: {error.strerror or error}.")) from None
     except click.Abort:
         code = 130
     sys.exit(code if isinstance(code, int) else 0)

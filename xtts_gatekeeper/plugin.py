@@ -239,7 +239,7 @@ class Gatekeeper:
             self.phases.apply()
 
     def _around_train_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
-        size = batch_size(batch)  # the step empties the batch
+        size = self._size(batch)  # the step empties the batch
         self.port.in_step = True
         try:
             outputs, losses = stock(batch, *args, **kwargs)
@@ -248,6 +248,11 @@ class Gatekeeper:
         with self._softly("train_losses"):
             self._train_meter.add(losses, size, {"loss": float(self.port.grad_accum_steps)})
         return outputs, losses
+
+    def _size(self, batch: Any) -> int:
+        with self._softly("batch_size"):
+            return batch_size(batch)
+        return 1
 
     def on_train_epoch_end(self, trainer: Any) -> None:
         """Record the epoch."""
@@ -277,7 +282,7 @@ class Gatekeeper:
     # Evaluation
 
     def _around_eval_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
-        size = batch_size(batch)
+        size = self._size(batch)
         outputs, losses = stock(batch, *args, **kwargs)
         with self._softly("eval_losses"):
             self._eval_meter.add(losses, size)

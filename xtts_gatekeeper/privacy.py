@@ -37,7 +37,7 @@ def switch_telemetry_off(environ: MutableMapping[str, str] | None = None) -> Non
     """
     global _too_late
     environ = os.environ if environ is None else environ
-    _too_late = tuple(
+    _too_late += tuple(
         variable for variable, module in _READ_AT_IMPORT.items() if variable not in environ and module in sys.modules
     )
     for variable, value in TELEMETRY_OFF.items():

@@ -62,7 +62,7 @@ def parse_flags(parser: argparse.ArgumentParser, argv: list[str] | None = None) 
     """
     args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     own = {option for action in parser._actions for option in action.option_strings}
-    for flag in (token.split("=")[0] for token in rest if token.startswith("-")):
+    for flag in (token.split("=")[0] for token in rest if token.startswith("-") and not _is_number(token)):
         if not flag.startswith("--coqpit.") and flag not in TRAINER_FLAGS:
             raise UserError(f"unknown flag {flag}, {nearest(flag, own | set(TRAINER_FLAGS))}")
     if rest and not rest[0].startswith("-"):
@@ -70,4 +70,14 @@ def parse_flags(parser: argparse.ArgumentParser, argv: list[str] | None = None) 
     for name in ("epochs", "batch_size", "grad_accum", "save_step"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be 1 or more.")
+    if args.workers < 0:
+        raise UserError(f"--workers is {args.workers}; it must be 0 or more.")
     return args
+
+
+def _is_number(token: str) -> bool:
+    try:
+        float(token)
+    except ValueError:
+        return False
+    return True

@@ -186,9 +186,12 @@ class TrainerPort:
         """The kind of device (`cuda`, `mps`, `cpu`) and the share of its memory that is in use, by any process."""
         import torch
 
-        if self.trainer.use_cuda:
+        device = next(self.trainer.model.parameters()).device.type
+        if device == "cuda":
             free, total = torch.cuda.mem_get_info()
             return "cuda", 1 - free / total
+        if device == "mps":
+            return "mps", torch.mps.driver_allocated_memory() / torch.mps.recommended_max_memory()
         import psutil
 
         return "cpu", float(psutil.virtual_memory().percent) / 100

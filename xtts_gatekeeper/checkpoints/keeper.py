@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,6 @@ from xtts_gatekeeper.checkpoints.retention import retain
 from xtts_gatekeeper.checkpoints.writer import link, sync_folder, write_verified
 from xtts_gatekeeper.record import Checkpoint, RunRecord
 from xtts_gatekeeper.record.events import Event, Incident, Pruned
-from xtts_gatekeeper.record.run import best_of
 from xtts_gatekeeper.trainer_port import TrainerPort
 
 #: The name under which stock tools look for the best model: a hard link here, where the Trainer makes a second copy.
@@ -44,29 +44,31 @@ class CheckpointKeeper:
             self.prune()
 
     def save_best(self) -> None:
-        """Save `best_model_STEP.pth` if the evaluation just made is the best of its segment, then prune."""
+        """Save `best_model_STEP.pth` if the evaluation just made beats the best file over its eval set, then prune."""
         record = self.seen()
         evaluation = record.evaluations[-1] if record.evaluations else None
         if evaluation is None or evaluation.step != self.port.step or evaluation.nonfinite_batches:
             return
-        if evaluation.step <= (self.port.config.save_best_after or 0):
+        value = evaluation.metrics.get(self.objective, math.nan)
+        if not math.isfinite(value) or evaluation.step <= (self.port.config.save_best_after or 0):
             return
-        if best_of(record.segments[-1].evaluations, self.objective) is not evaluation:
+        best = self._best(self._files(record))
+        if best is not None and best.eval_set == evaluation.eval_set and not value < _value(best):
             return
         name = f"best_model_{evaluation.step}.pth"
-        if self._write(name, "best", None, evaluation.metrics[self.objective]):
-            if not link(self.port.run_folder / name, self.port.run_folder / BEST_NAME):
-                self._incident(
-                    "no_hard_links", f"this file system has no hard links: {BEST_NAME} is not kept, use {name}"
-                )
+        if self._write(name, "best", value=value, eval_set=evaluation.eval_set):
+            try:
+                link(self.port.run_folder / name, self.port.run_folder / BEST_NAME)
+            except OSError as error:
+                self._incident("no_link", f"{BEST_NAME} could not be made a link, use {name}: {error}")
             self.prune()
 
     def prune(self) -> None:
         """Delete what retention lets go of: only plain files of this folder that this run's journal says we wrote."""
-        record = self.seen()
         folder = self.port.run_folder
-        files = [file for file in record.files if _is_plain_file(folder / file.path)]
-        retention = retain(files, self._best_file(record, files))
+        files = self._files(self.seen())
+        best = self._best(files)
+        retention = retain(files, best.path if best is not None else None)
         removed, freed = [], 0
         for name in retention.drop:
             try:
@@ -90,20 +92,23 @@ class CheckpointKeeper:
             )
             self.port.log(f"pruned {', '.join(removed)}: {freed / 1e9:.2f} GB freed")
 
-    def _best_file(self, record: RunRecord, files: list[Checkpoint]) -> str | None:
-        """The file with the best objective among those of the newest segment that has one.
+    def _files(self, record: RunRecord) -> list[Checkpoint]:
+        """The files of this run that are really there."""
+        return [file for file in record.files if _is_plain_file(self.port.run_folder / file.path)]
 
-        When the eval set has changed and nothing was saved since, the old segment's best is still the best there is.
-        """
-        value_of: dict[int, tuple[int, float]] = {}
-        for number, segment in enumerate(record.segments):
-            for evaluation in segment.evaluations:
-                if self.objective in evaluation.metrics:
-                    value_of[evaluation.step] = (-number, evaluation.metrics[self.objective])
-        best = [file for file in files if file.kind == "best" and file.step in value_of]
-        return min(best, key=lambda file: value_of[file.step]).path if best else None
+    def _best(self, files: list[Checkpoint]) -> Checkpoint | None:
+        """The best file over the eval set of the last best one: values over different sets cannot be compared."""
+        best = [file for file in files if file.kind == "best"]
+        return min((file for file in best if file.eval_set == best[-1].eval_set), key=_value, default=None)
 
-    def _write(self, name: str, kind: str, epoch: int | None, value: float | None = None) -> bool:
+    def _write(
+        self,
+        name: str,
+        kind: str,
+        epoch: int | None = None,
+        value: float | None = None,
+        eval_set: str | None = None,
+    ) -> bool:
         """Write one file and record how it went; a failure is reported and training goes on with the last good file."""
         path = self.port.run_folder / name
         begin = time.perf_counter()
@@ -124,6 +129,7 @@ class CheckpointKeeper:
                 intact=not reason,
                 seconds=round(time.perf_counter() - begin, 3),
                 value=value,
+                eval_set=eval_set,
                 reason=reason,
             )
         )
@@ -136,6 +142,10 @@ class CheckpointKeeper:
     def _incident(self, code: str, message: str) -> None:
         self.record(Incident(step=self.port.step, epoch=self.port.epoch, code=code, message=message))
         self.port.log(f"WARNING: {message}")
+
+
+def _value(file: Checkpoint) -> float:
+    return math.inf if file.value is None else file.value
 
 
 def _is_plain_file(path: Path) -> bool:

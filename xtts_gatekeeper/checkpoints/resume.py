@@ -15,7 +15,7 @@ _NAME = {"best": re.compile(r"best_model_(\d+)\.pth"), "latest": re.compile(r"(?
 
 
 def resume_file(path: Path, which: Literal["best", "latest"] = "best") -> Path:
-    """The checkpoint to restore from `path`: a file itself, or the best or latest whole one of a run folder.
+    """The checkpoint to restore from `path`: a file itself, or the best or latest one of a run folder.
 
     In a run of ours the journal says which file is the best. In a stock run it is the `best_model_N.pth` of the
     highest N, the last one that the Trainer took for the best. Names are matched alone, never with their folders.

@@ -20,7 +20,8 @@ def retain(files: Iterable[Checkpoint], best: str | None) -> Retention:
     """Keep the latest checkpoint and the best one; drop the run's other files.
 
     Every file given can be resumed from (model, optimizer, scheduler), so a best file that is the newest serves as the
-    latest too. Steps are compared as numbers.
+    latest too. The latest is the last written one, not the one of the highest step: after a resume from an earlier
+    checkpoint the higher steps are those of an abandoned stretch.
 
     Args:
         files: the run's files that are there now and were read back intact, in the order they were written.
@@ -29,8 +30,7 @@ def retain(files: Iterable[Checkpoint], best: str | None) -> Retention:
     files = list(files)
     if not files:
         return Retention({}, {})
-    # Of equal ones the last written: it says at which epoch to go on.
-    latest = max(reversed(files), key=lambda file: (file.step, file.kind == "latest"))
+    latest = files[-1]
     keep = {latest.path: "latest"}
     if best is not None:
         keep[best] = "latest and best" if best == latest.path else "best"

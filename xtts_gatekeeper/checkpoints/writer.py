@@ -33,19 +33,19 @@ def write_verified(path: Path, save: Callable[[Path], None]) -> None:
     sync_folder(path.parent)
 
 
-def link(source: Path, name: Path) -> bool:
-    """Make `name` a second name of the file `source`, in one step; False where the file system has no hard links."""
+def link(source: Path, name: Path) -> None:
+    """Make `name` a second name of the file `source`, in one step.
+
+    Raises:
+        OSError: the file system has no hard links, or the name cannot be written; what stood there still stands.
+    """
     partial = name.with_name(name.name + PARTIAL)
     partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        return False
+    os.link(source, partial)
     partial.replace(name)
     # rename() leaves both names when they are links of one file already.
     partial.unlink(missing_ok=True)
     sync_folder(name.parent)
-    return True
 
 
 def _sync(path: Path) -> None:

@@ -63,9 +63,25 @@ class Verdict:
 
 
 def due_gates(record: RunRecord, policy: Policy) -> list[Gate]:
-    """The gates that come due at the last evaluation: it is the first with so many epochs finished."""
-    *earlier, last = [record.epochs_done(e) for e in record.evaluations]
-    return [g for g in policy.gates if last >= g.after_epochs and all(done < g.after_epochs for done in earlier)]
+    """The gates that are due at the last evaluation.
+
+    A gate comes due at the first evaluation with so many epochs finished, and stays due until all its rules have the
+    points they need.
+    """
+    *earlier, last = record.evaluations
+    done = record.epochs_done(last)
+
+    def decided(gate: Gate) -> bool:
+        return any(
+            record.epochs_done(evaluation) >= gate.after_epochs and not _lacks_points(gate, record.upto(evaluation))
+            for evaluation in earlier
+        )
+
+    return [gate for gate in policy.gates if done >= gate.after_epochs and not decided(gate)]
+
+
+def _lacks_points(gate: Gate, record: RunRecord) -> bool:
+    return any(due.rule.check(record).status == "too_early" for due in gate.rules)
 
 
 def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) -> Verdict:
@@ -88,7 +104,7 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
     gates = due_gates(record, policy) if record.evaluations else []
     reasons = [_reason(rule, record) for rule in policy.health] if record.evaluations else []
     reasons += [_reason(rule, record, gate.name) for gate in gates for rule in gate.rules]
-    failed = [reason for reason in reasons if reason.status == "failed"]
+    failed = [reason for reason in reasons if reason.outcome != "continue"]
     verdict: VerdictName
     if failed:
         verdict = max(failed, key=lambda reason: _SEVERITY[reason.outcome]).outcome

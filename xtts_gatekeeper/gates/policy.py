@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -20,6 +21,7 @@ Outcome = Literal["continue", "tune", "stop"]
 OUTCOMES = typing.get_args(Outcome)
 SHIPPED = Path(__file__).parent / "policies"
 VERSION = 1
+_KINDS = {int: "a whole number", float: "a number", str: "text"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def load_policy(name_or_path: str | Path = "checklist") -> Policy:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}:{line}: not valid YAML ({error.problem}).") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({error}).") from None
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
     return _Reader(path).policy(node, text)
 
 
@@ -112,7 +114,7 @@ class _Reader:
         policy = Policy(
             name=self.scalar(keys["name"], str),
             objective=self.metric(keys["objective"]) if "objective" in keys else "eval.mel_ce",
-            minimum_evaluations=self.scalar(keys["minimum_evaluations"], int) if "minimum_evaluations" in keys else 2,
+            minimum_evaluations=self.whole("minimum_evaluations", keys) if "minimum_evaluations" in keys else 2,
             health=self.rules(keys["health"]) if "health" in keys else (),
             gates=tuple(self.gate(item) for item in self.sequence(keys["gates"])) if "gates" in keys else (),
             text=text,
@@ -124,11 +126,7 @@ class _Reader:
     def gate(self, node: yaml.Node) -> Gate:
         needs = ["name", "after_epochs", "rules"]
         keys = self.mapping(node, set(needs), needs=needs)
-        after = self.scalar(keys["after_epochs"], int)
-        if after < 1:
-            raise self.error(
-                keys["after_epochs"], f"after_epochs is {after}; a gate can come due after 1 epoch or later."
-            )
+        after = self.whole("after_epochs", keys)
         return Gate(self.scalar(keys["name"], str), after, self.rules(keys["rules"]))
 
     def rules(self, node: yaml.Node) -> tuple[PolicyRule, ...]:
@@ -145,16 +143,23 @@ class _Reader:
         keys = self.mapping(node, {"rule", "on_fail", *hints}, needs=needs)
         outcome = self.choice(keys["on_fail"], OUTCOMES)
         values = {key: self.value(key, keys[key], hints[key]) for key in hints if key in keys}
-        return PolicyRule(name, kind(**values), outcome)
+        try:
+            return PolicyRule(name, kind(**values), outcome)
+        except ValueError as error:
+            field = str(error).split()[0]  # the rules' sentences begin with the field
+            raise self.error(keys.get(field, node), f"{error}.") from None
 
     def value(self, key: str, node: yaml.Node, hint: Any) -> Any:
         if key == "metric":
             return self.metric(node)
         if typing.get_origin(hint) is Literal:
             return self.choice(node, typing.get_args(hint))
-        number = self.scalar(node, hint)
-        if not number >= 0:
-            raise self.error(node, f"{key} is {number}; it must be a number from 0 up.")
+        return self.scalar(node, hint)
+
+    def whole(self, key: str, keys: dict[str, yaml.Node]) -> int:
+        number: int = self.scalar(keys[key], int)
+        if number < 1:
+            raise self.error(keys[key], f"{key} is {number}, it must be 1 or more.")
         return number
 
     def metric(self, node: yaml.Node) -> str:
@@ -170,11 +175,15 @@ class _Reader:
         return value
 
     def scalar(self, node: yaml.Node, kind: type[Any]) -> Any:
-        value = yaml.SafeLoader("").construct_object(node, deep=True)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+        try:
+            value = yaml.SafeLoader("").construct_object(node, deep=True)
+        except (yaml.YAMLError, ValueError):
+            raise self.error(node, "this value cannot be read.") from None
+        if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+            with contextlib.suppress(ValueError):
+                value = float(value)  # YAML 1.1 takes 1e-3 for text
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.error(node, f"{value!r} is not {'a number' if kind in (int, float) else 'text'}.")
+            raise self.error(node, f"{value!r} is not {_KINDS[kind]}.")
         return value
 
     def sequence(self, node: yaml.Node) -> list[yaml.Node]:
@@ -187,7 +196,7 @@ class _Reader:
             raise self.error(node, "a mapping with keys is expected here.")
         keys: dict[str, yaml.Node] = {}
         for key, value in node.value:
-            name = str(key.value)
+            name = self.scalar(key, str)
             if known is not None and name not in known:
                 raise self.error(key, f"unknown key {name!r}, {nearest(name, known)}")
             if name in keys:

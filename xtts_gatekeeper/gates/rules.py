@@ -34,6 +34,11 @@ class Rule(Protocol):
         """Judge `record`, whose last evaluation is the one that is due."""
 
 
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ValueError(sentence)
+
+
 def series(record: RunRecord, metric: str) -> list[tuple[int, float]]:
     """`(step, value)` of `metric` over comparable points: the latest segment for `eval.*`, all epochs for `train.*`."""
     if metric.startswith("eval."):
@@ -66,6 +71,9 @@ class Finite:
     """
 
     consecutive: int = 3
+
+    def __post_init__(self) -> None:
+        _require(self.consecutive >= 1, f"consecutive is {self.consecutive}, it must be 1 or more")
 
     def check(self, record: RunRecord) -> Finding:
         """See the class."""
@@ -102,6 +110,10 @@ class NotWorsening:
     checks: int = 3
     tolerance: float = 0.002
 
+    def __post_init__(self) -> None:
+        _require(self.checks >= 1, f"checks is {self.checks}, it must be 1 or more")
+        _require(0 <= self.tolerance < math.inf, f"tolerance is {self.tolerance}, it must be 0 or more")
+
     def check(self, record: RunRecord) -> Finding:
         """See the class."""
         points = series(record, self.metric)
@@ -132,6 +144,10 @@ class Trend:
     noise: float = 0.01
     require: Literal["flat_to_down", "down"] = "flat_to_down"
 
+    def __post_init__(self) -> None:
+        _require(self.window == 0 or self.window >= 2, f"window is {self.window}, it must be 0 (all) or 2 or more")
+        _require(0 <= self.noise < math.inf, f"noise is {self.noise}, it must be 0 or more")
+
     def check(self, record: RunRecord) -> Finding:
         """See the class."""
         points = series(record, self.metric)
@@ -161,6 +177,9 @@ class ImprovedSinceFirst:
     metric: str
     by: float = 0.0
 
+    def __post_init__(self) -> None:
+        _require(0 <= self.by < math.inf, f"by is {self.by}, it must be 0 or more")
+
     def check(self, record: RunRecord) -> Finding:
         """See the class."""
         points = series(record, self.metric)
@@ -181,6 +200,9 @@ class Target:
 
     metric: str
     value: float
+
+    def __post_init__(self) -> None:
+        _require(math.isfinite(self.value), f"value is {self.value}, it must be a finite number")
 
     def check(self, record: RunRecord) -> Finding:
         """See the class."""
@@ -203,6 +225,9 @@ class Memory:
     """The memory state was low or moderate in at least one of the last `epochs` epochs."""
 
     epochs: int = 3
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"epochs is {self.epochs}, it must be 1 or more")
 
     def check(self, record: RunRecord) -> Finding:
         """See the class."""
@@ -249,6 +274,9 @@ class Runtime:
     """All planned epochs, at the median time of an epoch so far, fit into `max_hours`."""
 
     max_hours: float
+
+    def __post_init__(self) -> None:
+        _require(self.max_hours > 0, f"max_hours is {self.max_hours}, it must be above 0")
 
     def check(self, record: RunRecord) -> Finding:
         """See the class."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 #: Keys of the Trainer's loss dict that are no losses.
@@ -18,8 +19,8 @@ _NO_LOSSES = ("current_lr", "step_time", "loader_time", "grad_norm", "amp_scaler
 
 def batch_size(batch: Any) -> int:
     """The number of samples in a batch as the data loader gives it: the length of its first sized value."""
-    values = batch.values() if isinstance(batch, Mapping) else batch
-    for value in values:
+    values = [batch] if hasattr(batch, "shape") else batch.values() if isinstance(batch, Mapping) else batch
+    for value in values or ():
         if hasattr(value, "shape") and len(value.shape) > 0:
             return int(value.shape[0])
         if isinstance(value, list | tuple):
@@ -54,7 +55,7 @@ class LossMeter:
         values = {
             key: float(value) * (scale or {}).get(key, 1.0)
             for key, value in (losses or {}).items()
-            if isinstance(value, int | float) and not key.startswith(_NO_LOSSES)
+            if isinstance(value, Real) and not key.startswith(_NO_LOSSES)
         }
         self.batches += 1
         if not values:
@@ -78,7 +79,7 @@ class LossMeter:
             prefix: `train` or `eval`.
             named: logged key -> (our name, weight), for example `{"loss_text_ce": ("text_ce", 0.01)}`.
         """
-        logged = {key: self.totals[key] / self.weights[key] for key in self.totals}
+        logged = {key: total / self.weights[key] for key, total in self.totals.items() if self.weights[key]}
         metrics = {f"{prefix}.{key}": value for key, value in logged.items()}
         for key, (name, weight) in named.items():
             if key in logged:

@@ -12,8 +12,11 @@ LIMITS: dict[str, tuple[float, float, float]] = {
 
 
 def memory_state(device: str, used: float) -> str:
-    """`low`, `moderate`, `high` or `critical` for a used share (0 to 1) of the memory of `cuda`, `mps` or `cpu`."""
-    for state, limit in zip(("low", "moderate", "high"), LIMITS[device], strict=True):
+    """`low`, `moderate`, `high` or `critical` for a used share (0 to 1) of the memory of `cuda`, `mps` or `cpu`.
+
+    Another device is judged like a CPU.
+    """
+    for state, limit in zip(("low", "moderate", "high"), LIMITS.get(device, LIMITS["cpu"]), strict=True):
         if used < limit:
             return state
     return "critical"

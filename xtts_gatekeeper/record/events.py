@@ -116,7 +116,8 @@ class Checkpoint(Event):
     """A checkpoint file was written and read back.
 
     `kind` is `latest` or `best`; `path` is relative to the run. `step` counts the micro-batches that the weights hold,
-    which is one more than the number in the name where the Trainer saved inside a step.
+    which is one more than the number in the name where the Trainer saved inside a step. A best file has the objective's
+    `value` and the fingerprint of the eval set it was measured on.
     """
 
     type: ClassVar[str] = "checkpoint"
@@ -126,6 +127,7 @@ class Checkpoint(Event):
     intact: bool
     seconds: float
     value: float | None = None
+    eval_set: str | None = None
     reason: str = ""
 
 
@@ -193,9 +195,11 @@ def parse_event(line: Mapping[str, Any]) -> Event | None:
     Keys that this version does not know are ignored, so that an older version reads a newer journal.
 
     Raises:
-        ValueError: a key that the type needs is missing.
+        ValueError: it is no event, or a key that its type needs is missing.
     """
-    kind = EVENTS.get(str(line.get("type")))
+    if not isinstance(line, Mapping) or "type" not in line:
+        raise ValueError("no object with a type")
+    kind = EVENTS.get(str(line["type"]))
     if kind is None:
         return None
     known = {f.name for f in fields(kind)}

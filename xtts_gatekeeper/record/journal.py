@@ -60,7 +60,9 @@ class Journal:
         line = ("\n" if self._torn else "") + to_json(event.to_dict()) + "\n"
         self._torn = True  # until the write below has ended, the file may hold a part of the line
         with self.path.open("ab", buffering=0) as file:
-            file.write(line.encode())
+            rest = memoryview(line.encode(errors="backslashreplace"))
+            while rest:  # an unbuffered write may take only a part, on a disk that is nearly full
+                rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
         self._torn = False
 
@@ -80,8 +82,8 @@ def read_events(path: Path) -> Iterator[Event]:
                 continue
             try:
                 event = parse_event(json.loads(raw))
-            except (ValueError, AttributeError) as error:
-                if last is None and not raw.lstrip().startswith(b'{"type"'):
+            except (ValueError, TypeError) as error:
+                if last is None and not b'{"type"'.startswith(raw.strip()[:7]):
                     raise UserError(f"{path}:{number} is not a line of a gatekeeper journal ({error}).") from None
                 event = Incident(
                     step=last.step if last else 0,

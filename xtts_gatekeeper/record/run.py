@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,7 +143,7 @@ class RunRecord:
 
 def best_of(evaluations: Iterable[Evaluation], metric: str) -> Evaluation | None:
     """The evaluation with the lowest finite `metric` (the first of equals), or None when there is none."""
-    finite = [e for e in evaluations if e.metrics.get(metric, float("nan")) < float("inf")]
+    finite = [e for e in evaluations if math.isfinite(e.metrics.get(metric, math.nan))]
     return min(finite, key=lambda e: e.metrics[metric], default=None)
 
 
@@ -154,20 +155,27 @@ def find_run(path: Path) -> Path:
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; give the folder of a run.")
-    if path.is_file():
-        if path.name != JOURNAL:
-            raise UserError(f"{path} is not a run folder or a {JOURNAL}; give the folder of a run.")
-        return path.parent.parent if path.parent.name == FOLDER else path.parent
-    if path.name == FOLDER and (path / JOURNAL).is_file():
-        return path.parent
-    if journal_path(path).is_file():
-        return path
-    runs = sorted(child.name for child in path.iterdir() if journal_path(child).is_file())
+    if path.is_dir():
+        folder = path.resolve()
+    elif path.name == JOURNAL:
+        folder = path.resolve().parent
+    else:
+        raise UserError(f"{path} is not a run folder or a {JOURNAL}; give the folder of a run.")
+    if folder.name == FOLDER and (folder / JOURNAL).is_file():
+        return folder.parent
+    if _journal_in(folder) is not None:
+        return folder
+    runs = sorted(child.name for child in folder.iterdir() if journal_path(child).is_file())
     if len(runs) == 1:
-        return path / runs[0]
+        return folder / runs[0]
     if runs:
         raise UserError(f"{path} holds {len(runs)} runs; name one of them: {', '.join(runs)}.")
     raise UserError(f"{path} holds no {FOLDER}/{JOURNAL}: it is not a run that the gatekeeper has watched.")
+
+
+def _journal_in(folder: Path) -> Path | None:
+    """The journal of a run folder, or one that was copied out of its run and lies in `folder` alone."""
+    return next((file for file in (journal_path(folder), folder / JOURNAL) if file.is_file()), None)
 
 
 def read_run(path: str | Path) -> RunRecord:
@@ -179,10 +187,8 @@ def read_run(path: str | Path) -> RunRecord:
     Raises:
         UserError: see `find_run`; also for a journal that is no journal.
     """
-    run = find_run(Path(path))
-    file = journal_path(run)
-    if not file.is_file():
-        file = run / JOURNAL
+    file = _journal_in(find_run(Path(path)))
+    assert file is not None
     events = tuple(read_events(file))
     if not events:
         raise UserError(f"{file} is empty: the run has recorded nothing yet.")
@@ -190,7 +196,7 @@ def read_run(path: str | Path) -> RunRecord:
 
 
 def evaluation_at(record: RunRecord, at: str) -> Evaluation:
-    """The evaluation meant by `epoch:N` (the last one after N finished epochs) or `step:N` (the last up to there).
+    """The evaluation meant by `epoch:N` (the one that ended the Nth epoch) or `step:N` (the last up to there).
 
     Raises:
         UserError: another form, or no evaluation there.
@@ -205,4 +211,4 @@ def evaluation_at(record: RunRecord, at: str) -> Evaluation:
         found = [e for e in record.evaluations if e.step <= limit]
     if not found:
         raise UserError(f"the run has no evaluation at {at}; it has {len(record.evaluations)} evaluations.")
-    return found[-1]
+    return found[0] if kind == "epoch" else found[-1]

@@ -26,10 +26,9 @@ _STYLE = {"continue": "green", "tune": "yellow", "stop": "red", "undecided": "cy
 def print_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
     """The verdict and its reasons, the deciding ones first."""
     name = verdict["verdict"]
-    gates = f" at {' and '.join(verdict['gates'])}" if verdict["gates"] else ""
-    console.print(
-        f"Verdict{gates}: [bold {_STYLE[name]}]{name}[/]  (policy {verdict['policy']} {verdict['policy_hash']})"
-    )
+    gates = escape(f" at {' and '.join(verdict['gates'])}") if verdict["gates"] else ""
+    policy = escape(verdict["policy"])
+    console.print(f"Verdict{gates}: [bold {_STYLE[name]}]{name}[/]  (policy {policy} {verdict['policy_hash']})")
     for reason in verdict["reasons"]:
         mark = {"failed": f"[{_STYLE[reason['outcome']]}]{reason['outcome']}[/]", "passed": "ok"}.get(
             reason["status"], "–"
@@ -63,7 +62,7 @@ def print_table(console: Console, rows: list[dict[str, Any]]) -> None:
 def print_disk(console: Console, status: Mapping[str, Any]) -> None:
     """Files and bytes."""
     for name, size in status["files"].items():
-        console.print(f"  {name}: {_megabytes(size)}")
+        console.print(f"  {name}: {_megabytes(size)}", markup=False)
     console.print(
         f"Disk: {_megabytes(status['disk_bytes'])} in checkpoints, "
         f"{_megabytes(status['freed_bytes'])} freed by pruning",

@@ -8,7 +8,7 @@ from typing import Any
 
 from xtts_gatekeeper.checkpoints.inventory import run_files
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate
-from xtts_gatekeeper.record import Evaluation, RunRecord, TrainEpoch
+from xtts_gatekeeper.record import Evaluation, RunRecord, TrainEpoch, VerdictEvent
 
 #: Column -> key of a row, in the checklist's order.
 COLUMNS = {
@@ -30,17 +30,28 @@ def tracking_rows(record: RunRecord, policy: Policy) -> list[dict[str, Any]]:
     `epochs_done` counts finished epochs of training, as the checklist does; `epoch` is the Trainer's number. The
     decision is the verdict the live gate gave, or would have given by `policy` where it gave none.
     """
-    given = {(event.step, event.epoch): event.verdict for event in record.verdicts}
+    given = _live_verdicts(record)
     epochs = {epoch.epoch: epoch for epoch in record.train_epochs}
     rows = []
     for evaluation in record.evaluations:
         verdict = evaluate(record, policy, evaluation)
         epoch = None if evaluation.mid_epoch else epochs.get(evaluation.epoch)
-        decision = given.get((evaluation.step, evaluation.epoch), verdict.verdict)
-        rows.append(_row(record, policy, evaluation, epoch, decision, verdict))
+        rows.append(_row(record, policy, evaluation, epoch, given.get(id(evaluation), verdict.verdict), verdict))
     evaluated = {row["epoch"] for row in rows if not row["mid_epoch"]}
     rows += [_row(record, policy, None, epoch, "", None) for epoch in epochs.values() if epoch.epoch not in evaluated]
     return sorted(rows, key=lambda row: (row["step"], row["epoch"]))
+
+
+def _live_verdicts(record: RunRecord) -> dict[int, str]:
+    """`id` of an evaluation -> the verdict that the live gate gave right after it."""
+    given = {}
+    latest: Evaluation | None = None
+    for event in record.events:
+        if isinstance(event, Evaluation):
+            latest = event
+        elif isinstance(event, VerdictEvent) and latest is not None:
+            given[id(latest)] = event.verdict
+    return given
 
 
 def _row(
