@@ -76,12 +76,27 @@ def test_two_phases_in_one_run_stop_by_their_policy_with_exit_code_0(tmp_path, t
     assert json.loads(gate.stdout)["best"]["checkpoint"] == f"best_model_{record.evaluations[-1].step}.pth"
 
 
-def started(script, *flags):
-    """The recipe as a running process with both streams in one pipe."""
-    command = [sys.executable, "-u", ROOT / script, *map(str, flags)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+@pytest.fixture
+def started():
+    """Start a recipe with both streams in one pipe; what is still running at the end of the test is killed."""
+    running = []
+
+    def start(script, *flags):
+        process = subprocess.Popen(
+            [sys.executable, "-u", ROOT / script, *map(str, flags)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A shell starts background jobs, CI among them, with Ctrl-C switched off, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
 
 
 def wait_for_line(process, text):
@@ -91,7 +106,7 @@ def wait_for_line(process, text):
     raise AssertionError(f"{text!r} never came")
 
 
-def test_ctrl_c_saves_and_is_on_record(tmp_path, toy_base, speech):
+def test_ctrl_c_saves_and_is_on_record(tmp_path, toy_base, speech, started):
     flags = ["--data", speech, "--base", toy_base, "--output", tmp_path, "--epochs", 50, "--save-step", 2]
     process = started("recipes/train_phase1.py", *flags)
     wait_for_line(process, "saved checkpoint_2.pth")
@@ -104,7 +119,7 @@ def test_ctrl_c_saves_and_is_on_record(tmp_path, toy_base, speech):
     assert all(damage_of(run / file.path) is None for file in record.files)
 
 
-def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path, toy_base, speech, python):
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path, toy_base, speech, python, started):
     flags = ["--data", speech, "--base", toy_base, "--output", tmp_path, "--save-step", 3, "--lr1", 1e-3, "--lr2", 1e-4]
     process = started("recipes/train_two_phase.py", *flags, "--epochs", 50, "--switch-step", 10)
     wait_for_line(process, "saved checkpoint_15.pth")
