@@ -10,6 +10,7 @@ import argparse
 import functools
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def child(kind: str, work: Path, epochs: int) -> None:
         lr=1e-3,
         gatekeeper=section,
     )
-    spent = {"train": 0.0, "saving": 0.0}
+    spent = {"train": 0.0, "saving": 0.0, "stock step": 0.0, "whole step": 0.0}
     begun = {}
 
     def epoch_start(trainer):
@@ -75,17 +76,24 @@ def child(kind: str, work: Path, epochs: int) -> None:
     def epoch_end(trainer):
         spent["train"] += time.perf_counter() - begun["at"] - (spent["saving"] - begun["saved"])
 
-    def timed(method):
+    def timed(what, method, *args):
         begin = time.perf_counter()
-        method()
-        spent["saving"] += time.perf_counter() - begin
+        result = method(*args)
+        spent[what] += time.perf_counter() - begin
+        return result
 
-    def count_saving(trainer):
+    def time_stock_step(trainer):
+        """Runs before our own hooks are put around the step."""
+        trainer.train_step = functools.partial(timed, "stock step", trainer.train_step)
+
+    def time_all(trainer):
+        trainer.train_step = functools.partial(timed, "whole step", trainer.train_step)
         for name in ("save_checkpoint", "save_best_model"):
-            setattr(trainer, name, functools.partial(timed, getattr(trainer, name)))
+            setattr(trainer, name, functools.partial(timed, "saving", getattr(trainer, name)))
 
     torch.manual_seed(1)
-    callbacks = gatekeep(config, {"on_train_epoch_start": epoch_start, "on_train_epoch_end": epoch_end})
+    own = {"on_init_end": time_stock_step, "on_train_epoch_start": epoch_start, "on_train_epoch_end": epoch_end}
+    callbacks = gatekeep(config, own)
     trainer = Trainer(
         TrainerArgs(),
         config,
@@ -95,7 +103,7 @@ def child(kind: str, work: Path, epochs: int) -> None:
         parse_command_line_args=False,
         callbacks=callbacks,
     )
-    count_saving(trainer)
+    time_all(trainer)
     peak, done = [0], threading.Event()
 
     def watch_disk():
@@ -111,6 +119,7 @@ def child(kind: str, work: Path, epochs: int) -> None:
     watcher.join()
     result = {
         "ms per training step": 1000 * spent["train"] / trainer.total_steps_done,
+        "us around a step": 1e6 * (spent["whole step"] - spent["stock step"]) / trainer.total_steps_done,
         "s in fit()": seconds,
         "s in the save methods": spent["saving"],
         "MB at the end": disk(work / "runs") / 1e6,
@@ -146,7 +155,8 @@ def main() -> None:
                 out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
                 results[kind].append(json.loads(out.strip().splitlines()[-1]))
                 print(f"round {repeat + 1}, {kind} done", file=sys.stderr)
-                subprocess.run(["rm", "-r", work / "runs"], check=True)
+                shutil.rmtree(work / "runs")
+                os.sync()  # what one run left to be written must not slow down the next
     print(f"{'':24}{'stock':>22}{'watch':>22}{'ratio':>7}{'full':>22}{'ratio':>7}")
     for measure in results["stock"][0]:
         cells, medians = [], {}

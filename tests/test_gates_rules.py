@@ -1,3 +1,4 @@
+from random import Random
 from statistics import median
 
 import pytest
@@ -17,6 +18,7 @@ from xtts_gatekeeper.gates.rules import (
     Target,
     Trend,
     median_slope,
+    scatter,
     series,
 )
 
@@ -268,3 +270,36 @@ def test_every_rule_judges_any_record_without_an_error_and_without_changing_it(n
     assert finding.status in ("passed", "failed", "too_early")
     assert finding.message
     assert repr(record) == before
+
+
+# Noise
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.001, 1.0), st.floats(-0.5, 0.5))
+def test_scatter_measures_the_noise_and_not_the_trend(seed, noise, slope):
+    random = Random(seed)
+    values = [10 + slope * i + random.gauss(0, noise) for i in range(200)]
+    assert scatter(values) == pytest.approx(noise, rel=0.4)
+
+
+def test_scatter_ignores_a_bend_and_an_outlier():
+    falling = [3.0, 1.1] + [1.0 - 0.01 * i for i in range(16)]
+    assert scatter(falling) < 0.001
+    falling[6] += 5
+    assert scatter(falling) < 0.001
+
+
+def test_a_noisy_flat_curve_is_not_told_to_tune_as_often_as_by_a_fixed_allowance():
+    """Training losses of a small set wobble by 3 %: three points of them say nothing."""
+    random = Random(0)
+    flat = [1.0 + random.gauss(0, 0.03) for _ in range(400)]
+    rule = Trend(MEL, window=3, noise=0.01)
+    told = [status(rule, curve(*flat[i : i + 12])) for i in range(388)]
+    fixed = [median_slope(flat[i + 9 : i + 12]) * 2 > 0.01 for i in range(388)]
+    assert told.count("failed") < 0.4 * sum(fixed)
+
+
+def test_a_real_rise_in_a_noisy_curve_is_told():
+    values = [1.0, 1.02, 0.98, 1.01, 0.99, 1.02, 1.0, 1.2, 1.4, 1.6]
+    assert status(Trend(MEL, window=3, noise=0.01), curve(*values)) == "failed"
+    assert status(NotWorsening(MEL), curve(*values)) == "failed"

@@ -23,6 +23,8 @@ from xtts_gatekeeper.phases import PhaseActor, PhasePlan
 from xtts_gatekeeper.record import Evaluation, Incident, Journal, RunRecord, TrainEpoch, VerdictEvent
 from xtts_gatekeeper.record.events import End, Event
 from xtts_gatekeeper.record.journal import FOLDER, journal_path
+from xtts_gatekeeper.report.console import status_text
+from xtts_gatekeeper.report.table import status
 from xtts_gatekeeper.settings import check_trainer_paths, section_in_effect
 from xtts_gatekeeper.trainer_port import StopTraining, TrainerPort
 
@@ -370,6 +372,9 @@ class Gatekeeper:
             if not any(self.port.run_folder.glob("*.pth")):
                 trainer_port.discard_run_folder(self.port)
             raise refuse(self._refusal)
+        if self.journal is not None:
+            with self._softly("summary"):
+                self.port.log("\n" + status_text(status(self.port.run_folder, self.seen(), self.policy)))
 
     def _leave(self, how: str, message: str = "") -> None:
         """Save the state in which training is left, then say that it is over."""

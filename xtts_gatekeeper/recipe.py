@@ -12,10 +12,11 @@ from xtts_gatekeeper.gates.policy import nearest
 from xtts_gatekeeper.trainer_port import TRAINER_FLAGS
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a mistake as one sentence."""
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises a `UserError` for a mistake instead of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
         raise UserError(f"{message}; see --help.")
 
 
@@ -26,7 +27,7 @@ def recipe_parser(description: str, lr: float | None) -> argparse.ArgumentParser
         description: the recipe's docstring, for `--help`.
         lr: default of `--lr`; None leaves the flag out.
     """
-    parser = _Parser(
+    parser = Parser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

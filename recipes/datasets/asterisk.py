@@ -24,6 +24,7 @@ from pathlib import Path
 
 from xtts_gatekeeper.data import METADATA, write_metadata
 from xtts_gatekeeper.errors import UserError, refusing
+from xtts_gatekeeper.recipe import Parser
 
 # A note in brackets may or may not be read aloud, keys like * have no one name, and a "some-key:" inside a text
 # (Italian, Russian) means that lines of the transcript ran together.
@@ -32,13 +33,12 @@ G722_BYTES_PER_SECOND = 8000
 
 
 def main() -> None:
-    options = parse_arguments()
     with refusing():
-        print(convert(options), file=sys.stderr)
+        print(convert(parse_arguments()), file=sys.stderr)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Turn installed Asterisk prompts into an LJSpeech data set.")
+    parser = Parser(description="Turn installed Asterisk prompts into an LJSpeech data set.")
     parser.add_argument("--language", required=True, choices=("en", "ru", "es", "fr", "it"))
     parser.add_argument("--output", required=True, type=Path, help="folder to make, for instance data/asterisk-en")
     parser.add_argument("--format", default="auto", choices=("auto", "g722", "wav"), help="auto prefers g722 (16 kHz)")

@@ -71,6 +71,8 @@ def test_two_phases_in_one_run_stop_by_their_policy_with_exit_code_0(tmp_path, t
     record = read_run(run)
     assert record.end.how == "stopped"
     assert [(phase.lr, phase.step) for phase in record.phases] == [(1e-3, 0), (3e-4, 3)]
+    ending = done.stderr.split("stopped at step")[-1]
+    assert "Val mel/" in ending and "Verdict: stop" in ending and "freed by pruning" in ending
     gate = python("-m", "xtts_gatekeeper", "gate", run, "--json")
     assert gate.returncode == 20
     assert json.loads(gate.stdout)["best"]["checkpoint"] == f"best_model_{record.evaluations[-1].step}.pth"

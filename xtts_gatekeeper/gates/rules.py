@@ -57,6 +57,24 @@ def median_slope(values: Sequence[float]) -> float:
     return median(pairs)
 
 
+def scatter(values: Sequence[float]) -> float:
+    """The standard deviation of the noise in a smooth series: robust, and 0 below seven points.
+
+    From second differences, in which a trend cancels and independent noise of variance s^2 becomes 6 s^2 (Gasser,
+    Sroka and Jennen-Steinmetz 1986); their median, scaled for normal noise, ignores the few large ones where a curve
+    bends.
+    """
+    if len(values) < 7:
+        return 0.0
+    bends = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
+    return 1.4826 * median(bends) / math.sqrt(6)
+
+
+def noise_allowance(points: Sequence[tuple[int, float]], share: float, level: float) -> float:
+    """How large a change of a metric may be and mean nothing: a share of its level, or twice its own scatter."""
+    return max(share * abs(level), 2 * scatter([value for _, value in points if math.isfinite(value)]))
+
+
 def _too_early(metric: str, have: int, need: int) -> Finding:
     return Finding(
         "too_early", f"{metric} has {have} of the {need} points this rule needs", {"have": have, "need": need}
@@ -100,10 +118,10 @@ class Finite:
 
 @dataclass(frozen=True)
 class NotWorsening:
-    """`metric` has not risen `checks` times in a row, by more than `tolerance` of its value in all.
+    """`metric` has not risen `checks` times in a row, by more than its noise in all (`tolerance` is the share for it).
 
     The checklist's "validation consistently worsens for 3+ checks", and for the auxiliary losses "drifting upward for
-    3+ epochs". The tolerance keeps rises within the noise of an eval set from counting.
+    3+ epochs". Without the allowance one in 24 stretches of a flat, noisy curve would count.
     """
 
     metric: str
@@ -120,9 +138,10 @@ class NotWorsening:
         if len(points) <= self.checks:
             return _too_early(self.metric, len(points), self.checks + 1)
         steps, values = zip(*points[-self.checks - 1 :], strict=True)
-        evidence = {"steps": list(steps), "values": list(values)}
+        allowed = noise_allowance(points, self.tolerance, values[0])
+        evidence = {"steps": list(steps), "values": list(values), "noise_allowance": allowed}
         rises = all(later > earlier for earlier, later in pairwise(values))
-        if rises and values[-1] - values[0] > self.tolerance * abs(values[0]):
+        if rises and values[-1] - values[0] > allowed:
             return Finding(
                 "failed",
                 f"{self.metric} has risen {self.checks} checks in a row, {values[0]:.4g} to {values[-1]:.4g}",
@@ -135,8 +154,8 @@ class NotWorsening:
 class Trend:
     """The robust slope of `metric` over its last `window` points (0: all) is flat-to-down, or clearly down.
 
-    `require: flat_to_down` fails when the fitted change over the window is a rise of more than `noise` (a share of
-    the median). `require: down` fails unless it is a fall of more than `noise`.
+    `require: flat_to_down` fails when the fitted change over the window is a rise beyond its noise (`noise` is the
+    share for it). `require: down` fails unless it is a fall beyond its noise.
     """
 
     metric: str
@@ -154,12 +173,13 @@ class Trend:
         need = self.window or 3
         if len(points) < need:
             return _too_early(self.metric, len(points), need)
+        history = points
         points = points[-self.window :] if self.window else points
         values = [value for _, value in points]
         if not all(map(math.isfinite, values)):
             return Finding("failed", f"{self.metric} is not finite in the last {len(values)} points", {})
         change = median_slope(values) * (len(values) - 1)
-        allowed = self.noise * abs(median(values))
+        allowed = noise_allowance(history, self.noise, median(values))
         evidence = {"change": change, "noise_allowance": allowed, "steps": [step for step, _ in points]}
         over = f"over the last {len(values)} points ({values[0]:.4g} to {values[-1]:.4g})"
         if change > allowed:

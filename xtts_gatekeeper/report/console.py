@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,6 +91,13 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
         console.print(f"Incident at step {incident['step']}: {incident['message']}", markup=False, soft_wrap=True)
     print_verdict(console, status["verdict"])
     print_disk(console, status)
+
+
+def status_text(status: Mapping[str, Any]) -> str:
+    """What the `status` verb prints, as plain text for a log."""
+    text = io.StringIO()
+    print_status(Console(file=text, width=100, highlight=False, no_color=True), status)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def _megabytes(size: int) -> str:
