@@ -305,10 +305,14 @@ class Runtime:
         per_epoch = median(epoch.seconds for epoch in record.train_epochs)
         hours = per_epoch * record.start.epochs_planned / 3600
         evidence = {"hours": hours, "seconds_per_epoch": per_epoch, "epochs": record.start.epochs_planned}
-        sentence = f"the whole plan of {record.start.epochs_planned} epochs takes about {hours:.1f} h"
+        sentence = f"the whole plan of {record.start.epochs_planned} epochs takes about {_duration(hours)}"
         if hours > self.max_hours:
             return Finding("failed", f"{sentence}, more than the {self.max_hours:g} h allowed", evidence)
         return Finding("passed", f"{sentence}, within the {self.max_hours:g} h allowed", evidence)
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
 
 
 #: The name of a rule in a policy file, which is also its reason code.
