@@ -17,6 +17,7 @@ class Config(Coqpit):
 
 SECTION = GatekeeperConfig(
     watch_only=True,
+    metrics={"mel_ce": "loss_mel"},
     policy="mine.yaml",
     phases=[PhaseConfig(name="a", lr=1e-5, until_step=7), PhaseConfig(lr=1e-6)],
     actions=ActionsConfig(stop=True),

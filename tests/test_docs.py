@@ -31,18 +31,11 @@ def test_every_rule_and_field_with_its_default_is_documented():
 def test_every_setting_and_its_default_is_documented():
     from xtts_gatekeeper.config import GatekeeperConfig, PhaseConfig
 
-    def keys(section, prefix=""):
-        for key, value in section.items():
-            if hasattr(value, "items"):
-                yield from keys(value, f"{prefix}{key}.")
-            else:
-                yield prefix + key, value
-
     rows = table_rows("settings.md")
-    settings = dict(keys(GatekeeperConfig()))
-    assert set(rows) == set(settings) | {f"phases.N.{key}" for key, _ in PhaseConfig().items()}
+    settings = dict(GatekeeperConfig().flat())
+    assert set(rows) == set(settings) | {f"phases.N.{key}" for key, _ in PhaseConfig().flat()}
     for key, default in settings.items():
-        shown = {True: "true", False: "false"}.get(default, default) if not isinstance(default, list) else "none"
+        shown = "none" if isinstance(default, list | dict) else {True: "true", False: "false"}.get(default, default)
         assert rows[key].split("|")[0].strip().strip("`") == shown, key
 
 

@@ -4,6 +4,7 @@ No `from __future__ import annotations` here: coqpit reads the fields' real type
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,15 @@ class Section(Coqpit):
     """A part of our settings. Reading one is strict, where coqpit drops an unknown key and resets a whole section
     to its defaults for one value of a wrong type: both end with one sentence and exit code 2.
     """
+
+    def flat(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """Every setting with its value, named as on the command line: `actions.stop`."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Section):
+                yield from value.flat(f"{prefix}{f.name}.")
+            else:
+                yield prefix + f.name, value
 
     @classmethod
     def deserialize_immutable(cls, data: dict[str, Any]) -> "Section":
@@ -88,6 +98,13 @@ class GatekeeperConfig(Section):
     phases: list[PhaseConfig] = field(
         default_factory=list,
         metadata={"help": "Learning-rate phases in order; they own the LR. Empty: LR and scheduler of the config."},
+    )
+    metrics: dict[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "help": 'Our metric names for keys that another model logs, such as {"mel_ce": "loss_mel"}. Those of XTTS '
+            "are known."
+        },
     )
     actions: ActionsConfig = field(default_factory=ActionsConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)

@@ -87,6 +87,7 @@ class Gatekeeper:
         self.active = False
         self._in_training = False
         self._refusal: UserError | None = None
+        self._objective_missed = False
 
     def callbacks(self) -> dict[str, Callback]:
         """What the Trainer calls."""
@@ -155,7 +156,7 @@ class Gatekeeper:
     def _begin(self, warnings: list[str]) -> None:
         section, port = self.section, self.port
         self.policy: Policy = load_policy(section.policy)
-        self.named = port.loss_weights
+        self.named = {**port.loss_weights, **{key: (name, 1.0) for name, key in (section.metrics or {}).items()}}
         self._first_step = port.step
         eval_samples = self._eval_samples()
         plan = PhasePlan.of(section.phases or [])
@@ -309,12 +310,26 @@ class Gatekeeper:
                     seconds=round(time.perf_counter() - began, 3),
                 )
             )
+            self._miss_objective()
             self._judge()
         if self._in_training:
             if self.keeper is not None:
                 self.keeper.save_best()  # the Trainer itself looks for a best only at the end of an epoch
             self._stop_if_told()
         return result
+
+    def _miss_objective(self) -> None:
+        """Say once that the model does not log what the policy judges by: no gate can decide then."""
+        metrics = self.seen().evaluations[-1].metrics
+        if self.policy.objective in metrics or not metrics or self._objective_missed:
+            return
+        self._objective_missed = True
+        message = (
+            f"the model logs no {self.policy.objective} but {', '.join(metrics)}: give a policy with another "
+            "objective, or gatekeeper.metrics; until then there is no verdict and the best is the Trainer's target loss"
+        )
+        self.record(Incident(step=self.port.step, epoch=self.port.epoch, code="no_objective", message=message))
+        self.port.log(f"WARNING: {message}")
 
     def _judge(self) -> None:
         self._verdict = verdict = evaluate(self.seen(), self.policy)

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import io
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,9 @@ def section_in_effect(config: Any) -> Any:
     for argument in unknown:
         if argument.startswith(_FLAG):
             name = argument.removeprefix(_FLAG).split("=")[0]
-            raise UserError(f"unknown config key gatekeeper.{name}, {nearest(name, _keys(config.gatekeeper))}")
+            raise UserError(
+                f"unknown config key gatekeeper.{name}, {nearest(name, [key for key, _ in config.gatekeeper.flat()])}"
+            )
     return parsed.gatekeeper
 
 
@@ -65,11 +66,3 @@ def check_trainer_paths(argv: list[str]) -> None:
         resume_file(run, "latest")
     elif given.restore_path and "://" not in given.restore_path:
         resume_file(Path(given.restore_path))
-
-
-def _keys(section: Any, prefix: str = "") -> Iterable[str]:
-    for key, value in section.items():
-        if hasattr(value, "items"):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import math
 import os
 import platform
 import random
@@ -231,6 +232,16 @@ class TrainerPort:
         args = getattr(self.config, "model_args", None)
         weights = {name: float(getattr(args, f"gpt_loss_{name}_weight", 1.0)) for name in ("mel_ce", "text_ce")}
         return {f"loss_{name}": (name, weight) for name, weight in weights.items() if weight}
+
+    def target_loss(self, metrics: Mapping[str, float]) -> float:
+        """What the Trainer picks its best by, out of exact `eval.*` metrics; NaN when it is not among them.
+
+        That is `target_loss` of the config, or `loss`, or with several optimizers the mean of `loss_0`, `loss_1`, ...
+        """
+        if target := getattr(self.config, "target_loss", None):
+            return metrics.get(f"eval.{target}", math.nan)
+        several = [metrics.get(f"eval.loss_{number}", math.nan) for number in range(len(self.trainer.optimizer))]
+        return metrics.get("eval.loss", math.nan) if len(several) == 1 else sum(several) / len(several)
 
     # Files
 

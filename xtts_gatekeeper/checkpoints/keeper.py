@@ -20,6 +20,8 @@ BEST_NAME = "best_model.pth"
 class CheckpointKeeper:
     """Keeps two files: the latest checkpoint and the best one by the objective over comparable evaluations.
 
+    For a model that does not log the objective the best is by the Trainer's own target loss, taken exactly.
+
     The Trainer picks its best by other numbers (after a resume even by the training loss), deletes before it knows
     that the new file is whole, and copies the best a second time. So its two save methods are routed here; the
     content of the files and their names stay the stock ones.
@@ -49,7 +51,7 @@ class CheckpointKeeper:
         evaluation = record.evaluations[-1] if record.evaluations else None
         if evaluation is None or evaluation.step != self.port.step or evaluation.nonfinite_batches:
             return
-        value = evaluation.metrics.get(self.objective, math.nan)
+        value = evaluation.metrics.get(self.objective, self.port.target_loss(evaluation.metrics))
         if not math.isfinite(value) or evaluation.step <= (self.port.config.save_best_after or 0):
             return
         best = self._best(self._files(record))
