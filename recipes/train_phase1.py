@@ -7,16 +7,21 @@ Go on with train_phase2.py, or do both in one run with train_two_phase.py.
 
 from xtts_gatekeeper import gatekeep  # before trainer and TTS: sets telemetry-off defaults
 from xtts_gatekeeper.base import resolve_base
+from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, PhaseConfig
 from xtts_gatekeeper.data import load_ljspeech, stable_split
 from xtts_gatekeeper.errors import refusing
-from xtts_gatekeeper.gates import load_policy
 from xtts_gatekeeper.recipe import parse_flags, recipe_parser
 
 
 def main() -> None:
     args = parse_flags(recipe_parser(__doc__, lr=1.5e-6))
-    load_policy(args.policy)
     train_samples, eval_samples = stable_split(load_ljspeech(args.data, args.language), args.eval_fraction)
+    gatekeeper = GatekeeperConfig(
+        policy=args.policy,
+        phases=[PhaseConfig(name="phase 1", lr=args.lr)],
+        actions=ActionsConfig(stop=not args.no_stop),
+    )
+    gatekeeper.check()
 
     # Slow imports, after everything that can be checked without them.
     import torch
@@ -24,7 +29,7 @@ def main() -> None:
     from TTS.tts.configs.xtts_config import XttsAudioConfig
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTArgs, GPTTrainer
 
-    from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, GatekeptGPTTrainerConfig, PhaseConfig
+    from xtts_gatekeeper.config import GatekeptGPTTrainerConfig
 
     base = resolve_base(args.base, cache=args.output)
     config = GatekeptGPTTrainerConfig(
@@ -42,11 +47,7 @@ def main() -> None:
         optimizer_wd_only_on_weights=True,
         optimizer_params={"betas": [0.9, 0.96], "eps": 1e-8, "weight_decay": 1e-2},
         lr=args.lr,
-        gatekeeper=GatekeeperConfig(
-            policy=args.policy,
-            phases=[PhaseConfig(name="phase 1", lr=args.lr)],
-            actions=ActionsConfig(stop=not args.no_stop),
-        ),
+        gatekeeper=gatekeeper,
     )
     callbacks = gatekeep(config)
     torch.manual_seed(config.training_seed)  # the toy begins with random weights

@@ -11,9 +11,9 @@ from pathlib import Path
 from xtts_gatekeeper import gatekeep  # before trainer and TTS: sets telemetry-off defaults
 from xtts_gatekeeper.base import resolve_base
 from xtts_gatekeeper.checkpoints.resume import resume_file
+from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, PhaseConfig
 from xtts_gatekeeper.data import load_ljspeech, stable_split
 from xtts_gatekeeper.errors import refusing
-from xtts_gatekeeper.gates import load_policy
 from xtts_gatekeeper.recipe import parse_flags, recipe_parser
 
 
@@ -22,9 +22,14 @@ def main() -> None:
     parser.add_argument("--resume", type=Path, required=True, help="phase 1's run folder, or one checkpoint file")
     parser.add_argument("--resume-from", choices=("best", "latest"), default="best", help="(default: %(default)s)")
     args = parse_flags(parser)
-    load_policy(args.policy)
     checkpoint = resume_file(args.resume, args.resume_from)
     train_samples, eval_samples = stable_split(load_ljspeech(args.data, args.language), args.eval_fraction)
+    gatekeeper = GatekeeperConfig(
+        policy=args.policy,
+        phases=[PhaseConfig(name="phase 2", lr=args.lr)],
+        actions=ActionsConfig(stop=not args.no_stop),
+    )
+    gatekeeper.check()
 
     # Slow imports, after everything that can be checked without them.
     import torch
@@ -32,7 +37,7 @@ def main() -> None:
     from TTS.tts.configs.xtts_config import XttsAudioConfig
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTArgs, GPTTrainer
 
-    from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, GatekeptGPTTrainerConfig, PhaseConfig
+    from xtts_gatekeeper.config import GatekeptGPTTrainerConfig
 
     base = resolve_base(args.base, cache=args.output)
     config = GatekeptGPTTrainerConfig(
@@ -50,11 +55,7 @@ def main() -> None:
         optimizer_wd_only_on_weights=True,
         optimizer_params={"betas": [0.9, 0.96], "eps": 1e-8, "weight_decay": 1e-2},
         lr=args.lr,
-        gatekeeper=GatekeeperConfig(
-            policy=args.policy,
-            phases=[PhaseConfig(name="phase 2", lr=args.lr)],
-            actions=ActionsConfig(stop=not args.no_stop),
-        ),
+        gatekeeper=gatekeeper,
     )
     callbacks = gatekeep(config)
     torch.manual_seed(config.training_seed)  # the toy begins with random weights

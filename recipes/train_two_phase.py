@@ -9,9 +9,9 @@ prints a verdict after every evaluation, and ends by itself when that is `stop`.
 
 from xtts_gatekeeper import gatekeep  # before trainer and TTS: sets telemetry-off defaults
 from xtts_gatekeeper.base import resolve_base
+from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, PhaseConfig
 from xtts_gatekeeper.data import load_ljspeech, stable_split
 from xtts_gatekeeper.errors import refusing
-from xtts_gatekeeper.gates import load_policy
 from xtts_gatekeeper.recipe import parse_flags, recipe_parser
 
 
@@ -22,8 +22,18 @@ def main() -> None:
     parser.add_argument("--switch-epoch", type=int, help="first epoch of phase 2 (default: half of --epochs)")
     parser.add_argument("--switch-step", type=int, help="first step of phase 2, instead of --switch-epoch")
     args = parse_flags(parser)
-    load_policy(args.policy)
     train_samples, eval_samples = stable_split(load_ljspeech(args.data, args.language), args.eval_fraction)
+    if args.switch_epoch is None and args.switch_step is None:
+        args.switch_epoch = max(1, args.epochs // 2)
+    gatekeeper = GatekeeperConfig(
+        policy=args.policy,
+        phases=[
+            PhaseConfig(name="phase 1", lr=args.lr1, until_epoch=args.switch_epoch, until_step=args.switch_step),
+            PhaseConfig(name="phase 2", lr=args.lr2),
+        ],
+        actions=ActionsConfig(stop=not args.no_stop),
+    )
+    gatekeeper.check()
 
     # Slow imports, after everything that can be checked without them.
     import torch
@@ -31,11 +41,9 @@ def main() -> None:
     from TTS.tts.configs.xtts_config import XttsAudioConfig
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTArgs, GPTTrainer
 
-    from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, GatekeptGPTTrainerConfig, PhaseConfig
+    from xtts_gatekeeper.config import GatekeptGPTTrainerConfig
 
     base = resolve_base(args.base, cache=args.output)
-    if args.switch_epoch is None and args.switch_step is None:
-        args.switch_epoch = max(1, args.epochs // 2)
     config = GatekeptGPTTrainerConfig(
         output_path=str(args.output),
         run_name="xtts_two_phase",
@@ -51,14 +59,7 @@ def main() -> None:
         optimizer_wd_only_on_weights=True,
         optimizer_params={"betas": [0.9, 0.96], "eps": 1e-8, "weight_decay": 1e-2},
         lr=args.lr1,
-        gatekeeper=GatekeeperConfig(
-            policy=args.policy,
-            phases=[
-                PhaseConfig(name="phase 1", lr=args.lr1, until_epoch=args.switch_epoch, until_step=args.switch_step),
-                PhaseConfig(name="phase 2", lr=args.lr2),
-            ],
-            actions=ActionsConfig(stop=not args.no_stop),
-        ),
+        gatekeeper=gatekeeper,
     )
     callbacks = gatekeep(config)
     torch.manual_seed(config.training_seed)  # the toy begins with random weights

@@ -71,12 +71,11 @@ def evaluated(epoch, mel=None, step=None, **values):
     return Evaluation(step=step, epoch=epoch, time=TIME, **{**defaults, **values})
 
 
-def saved(step, kind="latest", intact=True, path=None, reason=""):
+def saved(step, kind="latest", intact=True, path=None, reason="", **values):
     """A checkpoint file was written."""
     path = path or f"{'best_model' if kind == 'best' else 'checkpoint'}_{step}.pth"
-    return Checkpoint(
-        step=step, epoch=0, time=TIME, kind=kind, path=path, bytes=1000, intact=intact, seconds=1.0, reason=reason
-    )
+    given = {"epoch": 0, "time": TIME, "bytes": 1000, "seconds": 1.0, **values}
+    return Checkpoint(step=step, kind=kind, path=path, intact=intact, reason=reason, **given)
 
 
 def pruned(step, *names):

@@ -180,46 +180,65 @@ def test_no_flipped_bit_anywhere_ends_in_an_exception(tmp_path, checkpoint):
 # Retention
 
 files = st.lists(
-    st.builds(saved, st.integers(0, 2000), st.sampled_from(["latest", "best"])), unique_by=lambda file: file.path
+    st.builds(
+        lambda step, kind, value, dev: saved(step, kind, value=value, metric="eval.mel_ce", eval_set=dev),
+        st.integers(0, 2000),
+        st.sampled_from(["latest", "best"]),
+        st.floats(0, 10),
+        st.sampled_from(["one", "two"]),
+    ),
+    unique_by=lambda file: file.path,
 )
 
 
-@given(files, st.data())
-def test_retention_keeps_the_last_written_and_the_best(some, data):
-    best = data.draw(st.sampled_from([None, *(file.path for file in some if file.kind == "best")]))
-    kept = retain(some, best)
+@given(files)
+def test_retention_keeps_the_last_written_and_the_best_of_each_eval_set(some):
+    kept = retain(some)
     assert kept.keep.keys() | kept.drop.keys() == {file.path for file in some}
     assert not kept.keep.keys() & kept.drop.keys()
-    assert best is None or best in kept.keep
+    for dev in ("one", "two"):
+        values = [file.value for file in some if file.kind == "best" and file.eval_set == dev]
+        stayed = [f.value for f in some if f.kind == "best" and f.eval_set == dev and f.path in kept.keep]
+        assert not values or min(values) in stayed
     if some:
         assert some[-1].path in kept.keep
-    assert len(kept.keep) <= 2
+    assert len(kept.keep) <= 3
 
 
 @given(files)
 def test_pruning_twice_drops_nothing_more(some):
-    kept = retain(some, None).keep
-    assert not retain([file for file in some if file.path in kept], None).drop
+    kept = retain(some).keep
+    assert not retain([file for file in some if file.path in kept]).drop
+
+
+@given(files)
+def test_who_wants_all_best_files_keeps_them(some):
+    assert {file.path for file in some if file.kind == "best"} <= retain(some, all_best=True).keep.keys()
+
+
+def test_values_of_another_metric_are_not_compared():
+    mel, loss = saved(1, "best", value=0.9, metric="eval.mel_ce"), saved(2, "best", value=3.0, metric="target loss")
+    assert retain([mel, loss]).drop == {}
 
 
 def test_names_are_not_sorted_as_text():
-    kept = retain([saved(900), saved(1000), saved(2000)], None)
+    kept = retain([saved(900), saved(1000), saved(2000)])
     assert list(kept.keep) == ["checkpoint_2000.pth"]
     assert set(kept.drop) == {"checkpoint_900.pth", "checkpoint_1000.pth"}
 
 
 def test_after_going_back_the_new_file_stays_and_the_abandoned_higher_step_goes():
-    assert list(retain([saved(300), saved(250)], None).keep) == ["checkpoint_250.pth"]
+    assert list(retain([saved(300), saved(250)]).keep) == ["checkpoint_250.pth"]
 
 
 def test_of_two_files_of_one_step_the_last_written_stays_for_it_says_where_to_go_on():
     inside, after = saved(30, path="checkpoint_29.pth"), saved(30, path="checkpoint_30.pth")
-    assert list(retain([inside, after], None).keep) == ["checkpoint_30.pth"]
-    assert list(retain([after, inside], None).keep) == ["checkpoint_29.pth"]
+    assert list(retain([inside, after]).keep) == ["checkpoint_30.pth"]
+    assert list(retain([after, inside]).keep) == ["checkpoint_29.pth"]
 
 
 def test_a_best_file_that_is_the_newest_serves_as_the_latest_too():
-    kept = retain([saved(900), saved(1000, "best")], "best_model_1000.pth")
+    kept = retain([saved(900), saved(1000, "best")])
     assert kept.keep == {"best_model_1000.pth": "latest and best"}
 
 
@@ -254,9 +273,9 @@ def test_a_folder_named_like_a_checkpoint_is_no_checkpoint(tmp_path):
     assert resume_file(tmp_path, "latest").name == "checkpoint_1.pth"
 
 
-def test_the_best_of_our_run_is_the_last_one_of_the_journal_that_is_still_there(tmp_path):
-    events = [saved(5, "best"), *curve(3.0), saved(10, "best"), *curve(4.0, first=1), saved(20, "best", intact=False)]
-    write_run(tmp_path, start(), events, saved(30))
+def test_the_best_of_our_run_is_the_best_one_of_the_journal_that_is_still_there(tmp_path):
+    events = [saved(5, "best", value=3.0), *curve(3.0), saved(10, "best", value=2.0), *curve(4.0, first=1)]
+    write_run(tmp_path, start(), events, saved(20, "best", value=1.0, intact=False), saved(30))
     for name in ("best_model_5.pth", "best_model_10.pth", "best_model_20.pth", "checkpoint_30.pth"):
         save(tmp_path / name)
     assert resume_file(tmp_path, "best").name == "best_model_10.pth"
@@ -289,7 +308,7 @@ def test_where_there_is_nothing_to_resume_from_that_is_said(tmp_path, place, whi
 
 def test_the_files_of_a_record_are_what_retention_works_on():
     record = record_of(saved(10), saved(10, "best"), saved(20), saved(30))
-    assert set(retain(record.files, "best_model_10.pth").keep) == {"checkpoint_30.pth", "best_model_10.pth"}
+    assert set(retain(record.files).keep) == {"checkpoint_30.pth", "best_model_10.pth"}
 
 
 def test_a_file_in_the_format_before_torch_1_6_can_be_resumed_from_for_it_has_no_checksums_to_fail(tmp_path):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,26 +123,24 @@ def download_xtts_v2(folder: Path) -> None:
     from TTS.utils.manage import ModelManager
 
     print(f"downloading XTTS v2 ({', '.join(missing)}) under the Coqui Public Model License", file=sys.stderr)
-    arriving = folder / "arriving"
     try:
-        arriving.mkdir(parents=True, exist_ok=True)
-        for name in missing:
-            ModelManager._download_model_files([f"{XTTS_V2_URL}/{name}"], arriving, progress_bar=True)
-            wrong = _not_the_file(arriving / name)
-            if wrong:
-                raise UserError(
-                    f"{XTTS_V2_URL}/{name} did not arrive: {wrong}; try again or give a folder as the base."
-                )
-            (arriving / name).replace(folder / name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="arriving-", dir=folder) as name_of_it:
+            arriving = Path(name_of_it)  # a folder of its own: two recipes may download at once
+            for name in missing:
+                ModelManager._download_model_files([f"{XTTS_V2_URL}/{name}"], arriving, progress_bar=True)
+                wrong = _not_the_file(arriving / name)
+                if wrong:
+                    raise UserError(
+                        f"{XTTS_V2_URL}/{name} did not arrive: {wrong}; try again or give a folder as the base."
+                    )
+                (arriving / name).replace(folder / name)
     except requests.RequestException as error:  # before OSError, of which it is one
-        reason = type(error).__name__
         raise UserError(
-            f"XTTS v2 could not be downloaded ({reason}); go online once or give a folder as the base."
+            f"XTTS v2 could not be downloaded ({type(error).__name__}); go online once or give a folder as the base."
         ) from None
     except OSError as error:
         raise UserError(f"XTTS v2 could not be stored in {folder}: {error.strerror or error}.") from None
-    finally:
-        shutil.rmtree(arriving, ignore_errors=True)
 
 
 def _not_the_file(path: Path) -> str | None:

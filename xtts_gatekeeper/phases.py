@@ -54,6 +54,11 @@ class PhasePlan:
             )
         )
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether no phase ends by an epoch."""
+        return all(phase.until_epoch is None for phase in self.phases)
+
     def at(self, step: int, epoch: int) -> int:
         """The index of the phase in effect at `step` of `epoch`."""
         return next(

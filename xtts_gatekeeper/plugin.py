@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_gatekeeper import trainer_port
 from xtts_gatekeeper.checkpoints.keeper import CheckpointKeeper
-from xtts_gatekeeper.checkpoints.resume import resume_file
-from xtts_gatekeeper.data import fingerprint
+from xtts_gatekeeper.checkpoints.resume import latest_file, resume_file
 from xtts_gatekeeper.errors import UserError, refuse, refusing
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate, load_policy
-from xtts_gatekeeper.monitors.baseline import baseline
+from xtts_gatekeeper.monitors.baseline import baseline, set_fingerprint
 from xtts_gatekeeper.monitors.losses import LossMeter, batch_size
 from xtts_gatekeeper.monitors.memory import memory_state
 from xtts_gatekeeper.phases import PhaseActor, PhasePlan
@@ -58,8 +57,8 @@ def gatekeep(
             return own
         section.check()
         check_trainer_paths(sys.argv[1:])
-    if not section.watch_only:
-        trainer_port.unique_run_folders()
+        trainer_port.check_rank()
+    trainer_port.unique_run_folders()
     return merge(own, Gatekeeper(section, from_config=gatekeeper is None).callbacks())
 
 
@@ -88,6 +87,7 @@ class Gatekeeper:
         self._in_training = False
         self._refusal: UserError | None = None
         self._objective_missed = False
+        self._in_fit = False
 
     def callbacks(self) -> dict[str, Callback]:
         """What the Trainer calls."""
@@ -117,12 +117,17 @@ class Gatekeeper:
     # Start
 
     def on_init_start(self, trainer: Any) -> None:
-        """Refuse a checkpoint that cannot be loaded, before the Trainer tries to."""
+        """Refuse a checkpoint that cannot be loaded, before the Trainer tries to.
+
+        On `continue_path` the Trainer matches whole paths, so that a parent folder named like a checkpoint misleads it;
+        the file is chosen anew by its name alone.
+        """
         port = TrainerPort(trainer)
         if port.resumed_from is None or "://" in port.resumed_from:
             return
         try:
-            resume_file(Path(port.resumed_from))
+            chosen = latest_file(port.run_folder) if port.continued else None
+            port.resume_from(resume_file(chosen or Path(port.resumed_from)))
         except UserError as error:
             trainer_port.discard_run_folder(port)
             raise refuse(error) from None
@@ -162,13 +167,13 @@ class Gatekeeper:
         plan = PhasePlan.of(section.phases or [])
         journal_file = journal_path(port.run_folder)
         before = tuple(Journal(journal_file).events) if journal_file.exists() else ()
-        if plan.phases:
+        acting = not section.watch_only
+        if plan.phases and acting:
             reached = max((phase.index for phase in RunRecord(before).phases), default=0)
             plan.check_start(port.step, port.epoch, reached)
 
         self.journal = Journal(journal_file) if port.is_main else None
-        self.eval_set = fingerprint(eval_samples) if eval_samples is not None else None
-        acting = not section.watch_only
+        self.eval_set = set_fingerprint(eval_samples)
         self.phases = PhaseActor(plan, port, self.record) if plan.phases and acting else None
         self.keeper = None
         if acting and section.checkpoints.prune and port.is_main:
@@ -177,6 +182,11 @@ class Gatekeeper:
             self._keep_settings()
             if self.phases is not None:
                 warnings += plan.never_reached(port.config.epochs)
+                if port.starts_with_evaluation and not plan.counts_steps:
+                    warnings.append(
+                        f"start_with_eval spends epoch {port.epoch} on an evaluation alone: {plan.phases[0].name} "
+                        "trains one epoch less than its until_epoch says"
+                    )
             phase_lr = self.phases.lr_at_start() if self.phases is not None else None
             start = baseline(port, self.policy, eval_samples, self.eval_set, phase_lr, warnings)
             for warning in start.warnings:
@@ -194,15 +204,18 @@ class Gatekeeper:
         """
         if not self.port.config.run_eval:
             return None
+        empty = UserError(
+            "the eval set is empty: give eval samples that the model can use (XTTS drops clips that it cannot read, "
+            "that are shorter than 0.5 s or longer than max_wav_length), or set run_eval to false."
+        )
         try:
             samples = self.port.build_eval_loader()
-        except AssertionError as error:
-            raise UserError(f"the eval set cannot be used: {' '.join(str(error).split())}.") from None
+        except AssertionError:  # the Trainer's own check of the loader's length
+            raise empty from None
+        except Exception as error:
+            raise UserError(f"the eval set cannot be used: {type(error).__name__}: {error}.") from error
         if samples is not None and not samples:
-            raise UserError(
-                "the eval set is empty: give eval samples that the model can use (XTTS drops clips that it cannot "
-                "read, that are shorter than 0.5 s or longer than max_wav_length), or set run_eval to false."
-            )
+            raise empty
         return samples
 
     def _keep_settings(self) -> None:
@@ -370,8 +383,13 @@ class Gatekeeper:
             self._leave("stopped", self._verdict.reasons[0].message if self._verdict else "")
         except UserError as error:
             self.port.left_by_exception()
-            self._refusal = error
+            if self.keeper is not None and self.port.step > self._first_step:
+                with self._softly("final_checkpoint"):
+                    self.keeper.save_latest()  # the update that was refused has not been made
             self.record(End(step=self.port.step, epoch=self.port.epoch, how="refused", message=str(error)))
+            if not self._in_fit:
+                raise refuse(error) from None
+            self._refusal = error
         except KeyboardInterrupt:
             raise  # the Trainer saves, then calls on_keyboard_interrupt
         except BaseException as error:
@@ -382,9 +400,10 @@ class Gatekeeper:
             self._leave("finished")
 
     def _around_fit(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self._in_fit = True
         stock(*args, **kwargs)
         if self._refusal is not None:
-            if not any(self.port.run_folder.glob("*.pth")):
+            if self.port.step == self._first_step:
                 trainer_port.discard_run_folder(self.port)
             raise refuse(self._refusal)
         if self.journal is not None:
@@ -399,7 +418,8 @@ class Gatekeeper:
                 # After a whole epoch a resume goes on with the next one.
                 self.keeper.save_latest(self.port.epoch + (0 if self._in_training else 1))
         elif how == "stopped" and trained:
-            self.port.save_checkpoint()
+            with self._softly("final_checkpoint"):
+                self.port.save_checkpoint()
         self.record(End(step=self.port.step, epoch=self.port.epoch, how=how, message=message))
         self.port.log(f"{how} at step {self.port.step}{': ' if message else ''}{message}")
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from xtts_gatekeeper.checkpoints.resume import resume_file
+from xtts_gatekeeper.checkpoints.resume import latest_file, resume_file
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.gates.policy import nearest
 
@@ -63,6 +63,9 @@ def check_trainer_paths(argv: list[str]) -> None:
         run = Path(given.continue_path)
         if not (run / "config.json").is_file():
             raise UserError(f"--continue_path {run} is no run folder: it has no config.json.")
-        resume_file(run, "latest")
+        if not any(run.glob("*.pth")):
+            raise UserError(f"--continue_path {run} holds no checkpoint to go on from.")
+        if (latest := latest_file(run)) is not None:
+            resume_file(latest)
     elif given.restore_path and "://" not in given.restore_path:
         resume_file(Path(given.restore_path))

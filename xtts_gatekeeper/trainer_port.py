@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from xtts_gatekeeper.errors import UserError
+
 # `trainer` and torch are imported inside functions: gatekeep() may run before the recipe imports them.
 
 #: Flags that the Trainer itself reads from the command line (the fields of its `TrainerArgs`).
@@ -92,6 +94,15 @@ class TrainerPort:
         """The checkpoint that was loaded, if any."""
         return self.trainer.args.restore_path or None
 
+    def resume_from(self, file: Path) -> None:
+        """Choose the checkpoint; only before the Trainer has loaded it."""
+        self.trainer.args.restore_path = str(file)
+
+    @property
+    def starts_with_evaluation(self) -> bool:
+        """Whether the first epoch of this process evaluates and does not train."""
+        return bool(self.trainer.start_with_eval)
+
     @property
     def config(self) -> Any:
         """The Coqui config. `load_json` replaces its sections: read them anew, never keep a reference."""
@@ -120,15 +131,19 @@ class TrainerPort:
         return [getattr(optimizer, "optimizer", optimizer) for optimizer in self.trainer.optimizer]
 
     @property
+    def learning_rates_by_optimizer(self) -> list[list[float]]:
+        """The LR of every parameter group, optimizer by optimizer."""
+        return [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
+
+    @property
     def learning_rates(self) -> list[float]:
         """The LR of every parameter group of every optimizer."""
-        return [float(group["lr"]) for optimizer in self.optimizers for group in optimizer.param_groups]
+        return [lr for rates in self.learning_rates_by_optimizer for lr in rates]
 
     @property
     def learning_rates_requested(self) -> list[float]:
-        """The LR of the config, one for each optimizer."""
-        lr = self.config.lr
-        return [float(value) for value in (lr if isinstance(lr, list) else [lr])]
+        """The LR that model or config ask for, one for each optimizer."""
+        return [float(lr) for lr in self.trainer.get_lr()]
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the LR of every parameter group."""
@@ -214,10 +229,7 @@ class TrainerPort:
         trainer = self.trainer
         with unchanged_rng():
             if trainer.eval_loader is None:
-                model = trainer._get_model()
-                trainer.eval_loader = model.get_data_loader(
-                    config=trainer.config, is_eval=True, samples=trainer.eval_samples, verbose=True
-                )
+                trainer.eval_loader = trainer.get_eval_dataloader(trainer.eval_samples)
         samples = getattr(trainer.eval_loader.dataset, "samples", None)
         return list(samples) if isinstance(samples, list) else None
 
@@ -268,11 +280,15 @@ class TrainerPort:
 
     def stock_losses(self) -> dict[str, float | None]:
         """The two losses a stock checkpoint carries, for a stock run that continues from it."""
-        trainer = self.trainer
-        return {
-            "train_loss": trainer._pick_target_avg_loss(trainer.keep_avg_train),
-            "eval_loss": trainer._pick_target_avg_loss(trainer.keep_avg_eval),
-        }
+
+        def pick(average: Any) -> float | None:
+            try:
+                loss: float | None = self.trainer._pick_target_avg_loss(average)
+            except ValueError:  # target_loss has no value yet, as in the middle of a first evaluation
+                return None
+            return loss
+
+        return {"train_loss": pick(self.trainer.keep_avg_train), "eval_loss": pick(self.trainer.keep_avg_eval)}
 
     # Leaving
 
@@ -316,10 +332,11 @@ def unique_run_folders() -> None:
 
     def claim(*args: Any, **kwargs: Any) -> Path:
         path = first = Path(stock(*args, **kwargs))
+        first.parent.mkdir(parents=True, exist_ok=True)
         number = 1
         while True:
             try:
-                path.mkdir(parents=True)
+                path.mkdir()
             except FileExistsError:
                 number += 1
                 path = first.with_name(f"{first.name}-{number}")
@@ -334,6 +351,20 @@ def unique_run_folders() -> None:
 def _is_distributed(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether several processes share this run: then they must agree on the stock name."""
     return int(environ.get("WORLD_SIZE") or 1) > 1 or any(a.startswith("--use_ddp") for a in sys.argv)
+
+
+def check_rank(environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse a leftover rank variable: the Trainer takes a lone process of rank 3 for a helper and saves nothing.
+
+    Raises:
+        UserError: naming the variable.
+    """
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # in the Trainer's order
+    name = next((name for name in names if environ.get(name)), None)
+    if name is not None and environ[name] != "0" and not _is_distributed(environ):
+        raise UserError(
+            f"{name}={environ[name]} is set and this process trains alone: the Trainer would save nothing; unset it."
+        )
 
 
 def discard_run_folder(port: TrainerPort) -> None:

@@ -124,10 +124,13 @@ def test_phases_hold_when_a_stock_run_is_continued(make_trainer, tmp_path):
     flags = ["--coqpit.epochs", "2"]
     trainer = make_trainer(tmp_path, section, args={"continue_path": str(stock.output_path)}, flags=flags)
     before = checkpoints(trainer)
+    stock_best = (Path(stock.output_path) / "best_model.pth").read_bytes()
     trainer.fit()
     record = read_run(trainer.output_path)
     assert record.train_epochs[-1].lr_end == [2e-5] * 2
-    assert set(before) - {"best_model.pth"} <= set(checkpoints(trainer))  # stock files are not ours to delete
+    assert set(before) <= set(checkpoints(trainer))  # stock files are not ours to delete
+    assert stock_best == (Path(stock.output_path) / "best_model.pth").read_bytes()
+    assert "foreign_best" in {incident.code for incident in record.incidents}
 
 
 def test_an_unplanned_learning_rate_at_the_first_update_refuses_to_train(make_trainer, tmp_path, capsys):
@@ -145,6 +148,50 @@ def test_an_unplanned_learning_rate_at_the_first_update_refuses_to_train(make_tr
     assert exit_.value.code == 2
     assert all(torch.equal(before[key], value) for key, value in trainer.model.state_dict().items())
     assert "LR 0.0001, 0.5 in effect where fine plans 0.0001" in capsys.readouterr().err
+
+
+def test_an_unplanned_learning_rate_after_a_switch_saves_what_was_trained_before_it_refuses(make_trainer, tmp_path):
+    def meddle(trainer):
+        def wrong(optimizer, args, kwargs):
+            if trainer.total_steps_done >= 2:
+                optimizer.param_groups[0]["lr"] = 0.5
+
+        trainer.optimizer[0].register_step_pre_hook(wrong)
+
+    phases = [PhaseConfig(name="coarse", lr=1e-3, until_step=2), PhaseConfig(name="fine", lr=1e-4)]
+    trainer = make_trainer(tmp_path, GatekeeperConfig(phases=phases), callbacks={"on_init_end": meddle})
+    with pytest.raises(SystemExit) as exit_:
+        trainer.fit()
+    assert exit_.value.code == 2
+    assert checkpoints(trainer) == ["checkpoint_2.pth"]
+    assert read_run(trainer.output_path).end.how == "refused"
+
+
+def test_start_with_eval_is_said_to_cost_the_first_phase_an_epoch(make_trainer, tmp_path):
+    phases = [PhaseConfig(name="coarse", lr=1e-3, until_epoch=2), PhaseConfig(name="fine", lr=1e-4)]
+    trainer = make_trainer(tmp_path, GatekeeperConfig(phases=phases), args={"start_with_eval": True}, epochs=2)
+    trainer.fit()
+    record = read_run(trainer.output_path)
+    assert any("coarse trains one epoch less" in warning for warning in record.start.warnings)
+    assert [record.epochs_done(e) for e in record.evaluations] == [0, 1]
+
+
+def test_a_leftover_rank_is_refused_before_a_run_that_would_save_nothing(make_trainer, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(SystemExit) as exit_:
+        make_trainer(tmp_path / "out", GatekeeperConfig())
+    assert exit_.value.code == 2
+    assert "RANK=3 is set" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_parent_folder_named_like_a_checkpoint_does_not_mislead_a_resume(make_trainer, tmp_path):
+    parent = tmp_path / "checkpoint_99999_x"
+    first = make_trainer(parent, GatekeeperConfig(), epochs=1)
+    first.fit()
+    latest = f"checkpoint_{first.total_steps_done}.pth"
+    second = make_trainer(parent, GatekeeperConfig(), args={"continue_path": str(first.output_path)})
+    assert Path(read_run(second.output_path).start.resumed_from).name == latest
 
 
 def test_a_later_unplanned_learning_rate_is_corrected_and_recorded(make_trainer, tmp_path):
@@ -288,7 +335,10 @@ def test_a_failed_save_is_reported_and_training_goes_on_with_the_last_good_file(
 
     def full_from_the_second(state, path, **kwargs):
         saves.append(path)
-        stock(state, path if len(saves) == 1 else "/dev/full", **kwargs)
+        if len(saves) > 1:
+            Path(path).write_bytes(b"PK half of a file")
+            path = "/dev/full"
+        stock(state, path, **kwargs)
 
     monkeypatch.setattr(trainer.io, "save_fsspec", full_from_the_second)
     run.fit()

@@ -118,6 +118,7 @@ def test_ctrl_c_saves_and_is_on_record(tmp_path, toy_base, speech, started):
     run = only_run(tmp_path)
     record = read_run(run)
     assert record.end.how == "interrupted"
+    assert record.files[-1].step - 1 <= record.end.step <= record.files[-1].step  # saved where it was interrupted
     assert all(damage_of(run / file.path) is None for file in record.files)
 
 
@@ -210,6 +211,7 @@ def test_a_checkpoint_that_does_not_exist_is_refused(speech, tmp_path, python, f
         (["--polcy", "x"], "did you mean '--policy'?"),
         (["--policy", "no-such.yaml"], "there is no policy 'no-such.yaml'"),
         (["--base", "no/such/base"], "no/such/base"),
+        (["--base", "toy", "--lr2", "-1"], "phase 2 has the learning rate -1.0"),
         (["--switch-epoch", "0"], "phase 1 ends at until_epoch 0"),
         (["--lr2", "-1"], "phase 2 has the learning rate -1.0"),
         (["--eval-fraction", "1.5"], "1.5"),

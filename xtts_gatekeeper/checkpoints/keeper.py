@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from xtts_gatekeeper.checkpoints.retention import retain
+from xtts_gatekeeper.checkpoints.retention import best_files, retain
 from xtts_gatekeeper.checkpoints.writer import link, sync_folder, write_verified
 from xtts_gatekeeper.record import Checkpoint, RunRecord
 from xtts_gatekeeper.record.events import Event, Incident, Pruned
@@ -34,6 +34,7 @@ class CheckpointKeeper:
         self.objective = objective
         self.record = record
         self.seen = seen
+        self._said: set[str] = set()
 
     def save_latest(self, epoch: int | None = None) -> None:
         """Save `checkpoint_STEP.pth`, then prune.
@@ -51,36 +52,37 @@ class CheckpointKeeper:
         evaluation = record.evaluations[-1] if record.evaluations else None
         if evaluation is None or evaluation.step != self.port.step or evaluation.nonfinite_batches:
             return
+        metric = self.objective if self.objective in evaluation.metrics else "target loss"
         value = evaluation.metrics.get(self.objective, self.port.target_loss(evaluation.metrics))
         if not math.isfinite(value) or evaluation.step <= (self.port.config.save_best_after or 0):
             return
-        best = self._best(self._files(record))
-        if best is not None and best.eval_set == evaluation.eval_set and not value < _value(best):
+        comparable = [f for f in self._files(record) if (f.metric, f.eval_set) == (metric, evaluation.eval_set)]
+        if any(file.value is not None and file.value <= value for file in comparable):
             return
+        # The epoch's training is over, so a resume from here goes on with the next one.
+        epoch = self.port.epoch + (0 if evaluation.mid_epoch else 1)
         name = f"best_model_{evaluation.step}.pth"
-        if self._write(name, "best", value=value, eval_set=evaluation.eval_set):
-            try:
-                link(self.port.run_folder / name, self.port.run_folder / BEST_NAME)
-            except OSError as error:
-                self._incident("no_link", f"{BEST_NAME} could not be made a link, use {name}: {error}")
+        if self._write(name, "best", epoch, value=value, metric=metric, eval_set=evaluation.eval_set):
             self.prune()
 
     def prune(self) -> None:
-        """Delete what retention lets go of: only plain files of this folder that this run's journal says we wrote."""
+        """Delete what retention lets go of: only plain files that are still as the journal says we wrote them."""
         folder = self.port.run_folder
         files = self._files(self.seen())
-        best = self._best(files)
-        retention = retain(files, best.path if best is not None else None)
+        retention = retain(files, all_best=bool(self.port.config.save_all_best))
+        self._name_best(files)
         removed, freed = [], 0
-        for name in retention.drop:
-            try:
-                size = (folder / name).stat().st_size
-                (folder / name).unlink()
-            except OSError as error:
-                self._incident("prune_failed", f"{name} could not be deleted: {error}")
+        for file in files:
+            path = folder / file.path
+            if file.path not in retention.drop or path.stat().st_mtime_ns != file.mtime_ns:
                 continue
-            removed.append(name)
-            freed += size
+            try:
+                path.unlink()
+            except OSError as error:
+                self._incident("prune_failed", f"{file.path} could not be deleted: {error}")
+                continue
+            removed.append(file.path)
+            freed += file.bytes
         if removed:
             sync_folder(folder)
             self.record(
@@ -94,14 +96,32 @@ class CheckpointKeeper:
             )
             self.port.log(f"pruned {', '.join(removed)}: {freed / 1e9:.2f} GB freed")
 
-    def _files(self, record: RunRecord) -> list[Checkpoint]:
-        """The files of this run that are really there."""
-        return [file for file in record.files if _is_plain_file(self.port.run_folder / file.path)]
+    def _name_best(self, files: list[Checkpoint]) -> None:
+        """Let `best_model.pth` be a second name of the best file, unless a file that is not ours has that name."""
+        best = best_files(files)
+        if not best:
+            return
+        folder = self.port.run_folder
+        name = folder / BEST_NAME
+        if name.is_symlink() or name.exists():
+            if name.is_symlink() or not any(name.samefile(folder / file.path) for file in files):
+                self._once("foreign_best", f"{BEST_NAME} is not from this run and stays; the best is {best[-1].path}")
+                return
+            if name.samefile(folder / best[-1].path):
+                return
+        try:
+            link(folder / best[-1].path, name)
+        except OSError as error:
+            self._once("no_link", f"{BEST_NAME} could not be made a link, use {best[-1].path}: {error}")
 
-    def _best(self, files: list[Checkpoint]) -> Checkpoint | None:
-        """The best file over the eval set of the last best one: values over different sets cannot be compared."""
-        best = [file for file in files if file.kind == "best"]
-        return min((file for file in best if file.eval_set == best[-1].eval_set), key=_value, default=None)
+    def _files(self, record: RunRecord) -> list[Checkpoint]:
+        """The files of this run that are really there, as far as size tells."""
+        folder = self.port.run_folder
+        return [
+            file
+            for file in record.files
+            if _is_plain_file(folder / file.path) and (folder / file.path).stat().st_size == file.bytes
+        ]
 
     def _write(
         self,
@@ -109,6 +129,7 @@ class CheckpointKeeper:
         kind: str,
         epoch: int | None = None,
         value: float | None = None,
+        metric: str | None = None,
         eval_set: str | None = None,
     ) -> bool:
         """Write one file and record how it went; a failure is reported and training goes on with the last good file."""
@@ -128,9 +149,11 @@ class CheckpointKeeper:
                 kind=kind,
                 path=name,
                 bytes=0 if reason else path.stat().st_size,
+                mtime_ns=0 if reason else path.stat().st_mtime_ns,
                 intact=not reason,
                 seconds=round(time.perf_counter() - begin, 3),
                 value=value,
+                metric=metric,
                 eval_set=eval_set,
                 reason=reason,
             )
@@ -138,16 +161,17 @@ class CheckpointKeeper:
         if reason:
             self._incident("save_failed", f"{name} was not saved: {reason}")
             return False
-        self.port.log(f"saved {name}" + (f", {self.objective} {value:.4f}" if value is not None else ""))
+        self.port.log(f"saved {name}" + (f", {metric} {value:.4f}" if value is not None else ""))
         return True
+
+    def _once(self, code: str, message: str) -> None:
+        if code not in self._said:
+            self._said.add(code)
+            self._incident(code, message)
 
     def _incident(self, code: str, message: str) -> None:
         self.record(Incident(step=self.port.step, epoch=self.port.epoch, code=code, message=message))
         self.port.log(f"WARNING: {message}")
-
-
-def _value(file: Checkpoint) -> float:
-    return math.inf if file.value is None else file.value
 
 
 def _is_plain_file(path: Path) -> bool:

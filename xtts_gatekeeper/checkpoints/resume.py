@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from xtts_gatekeeper.checkpoints.integrity import damage
+from xtts_gatekeeper.checkpoints.retention import best_files
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record.journal import journal_path
 from xtts_gatekeeper.record.run import read_run
@@ -32,18 +33,28 @@ def resume_file(path: Path, which: Literal["best", "latest"] = "best") -> Path:
     return file
 
 
+def latest_file(run: Path) -> Path | None:
+    """The numbered checkpoint of the highest step in a run folder, by the files' own names; None without one."""
+    return _highest(run, "latest")
+
+
 def _choose(run: Path, which: Literal["best", "latest"]) -> Path:
     if which == "best" and journal_path(run).is_file():
-        best = [file for file in read_run(run).files if file.kind == "best" and (run / file.path).is_file()]
+        best = best_files(file for file in read_run(run).files if (run / file.path).is_file())
         if best:
             return run / best[-1].path
+    file = _highest(run, which)
+    if file is None:
+        raise UserError(
+            f"{run} holds no {which} checkpoint; give a run folder with checkpoint_N.pth or best_model_N.pth."
+        )
+    return file
+
+
+def _highest(run: Path, which: Literal["best", "latest"]) -> Path | None:
     steps = {
         int(match[1]): file
         for file in sorted(run.iterdir())
         if (match := _NAME[which].fullmatch(file.name)) and file.is_file()
     }
-    if not steps:
-        raise UserError(
-            f"{run} holds no {which} checkpoint; give a run folder with checkpoint_N.pth or best_model_N.pth."
-        )
-    return steps[max(steps)]
+    return steps[max(steps)] if steps else None

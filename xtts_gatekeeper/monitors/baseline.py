@@ -31,15 +31,21 @@ def baseline(
         warnings: sentences to begin with; more are added where something is not as it was asked for.
     """
     config, train = port.config, port.train_samples
-    requested = port.learning_rates_requested if phase_lr is None else [phase_lr]
     in_effect = port.learning_rates
-    if not all(any(math.isclose(lr, want, rel_tol=1e-9) for want in requested) for lr in in_effect):
+    requested = port.learning_rates_requested if phase_lr is None else [phase_lr] * len(port.optimizers)
+    if not all(
+        math.isclose(lr, want, rel_tol=1e-9)
+        for rates, want in zip(port.learning_rates_by_optimizer, requested, strict=False)
+        for lr in rates
+    ):
         warnings.append(
             f"LR {_join(in_effect)} is in effect where the config asks for {_join(requested)}; continue_path restores "
             "the optimizer's own, phases set it"
         )
     if late := privacy.too_late():
         warnings.append(f"set too late to count: {', '.join(late)}; import xtts_gatekeeper before trainer and TTS")
+    if config.run_eval and eval_set is None:
+        warnings.append("the model does not say which clips it evaluates on: a changed eval set would go unnoticed")
     if not config.run_eval:
         warnings.append("run_eval is false: no evaluations, so no verdict and no best model")
     return Start(
@@ -55,7 +61,7 @@ def baseline(
         grad_accum_steps=port.grad_accum_steps,
         epochs_planned=config.epochs,
         train_clips=None if train is None else len(train),
-        train_set=None if train is None else fingerprint(train),
+        train_set=set_fingerprint(train),
         eval_clips=None if eval_samples is None else len(eval_samples),
         eval_set=eval_set,
         resumed_from=port.resumed_from,
@@ -66,6 +72,16 @@ def baseline(
         policy_hash=policy.hash,
         warnings=warnings,
     )
+
+
+def set_fingerprint(samples: list[Any] | None) -> str | None:
+    """The fingerprint of a set of clips; None when it is not known, or its samples are none of Coqui's dicts."""
+    if samples is None:
+        return None
+    try:
+        return fingerprint(samples)
+    except (TypeError, KeyError):
+        return None
 
 
 def _join(rates: list[float]) -> str:

@@ -116,8 +116,9 @@ class Checkpoint(Event):
     """A checkpoint file was written and read back.
 
     `kind` is `latest` or `best`; `path` is relative to the run. `step` counts the micro-batches that the weights hold,
-    which is one more than the number in the name where the Trainer saved inside a step. A best file has the objective's
-    `value` and the fingerprint of the eval set it was measured on.
+    which is one more than the number in the name where the Trainer saved inside a step. A best file has the `value`
+    of a `metric` and the fingerprint of the eval set it was measured on. `bytes` and `mtime_ns` tell whether a file of
+    that name is still the one that was written.
     """
 
     type: ClassVar[str] = "checkpoint"
@@ -127,7 +128,9 @@ class Checkpoint(Event):
     intact: bool
     seconds: float
     value: float | None = None
+    metric: str | None = None
     eval_set: str | None = None
+    mtime_ns: int = 0
     reason: str = ""
 
 
