@@ -109,10 +109,9 @@ class Gatekeeper:
             self.port.wrap("train_step", self._around_train_step)
             self.port.wrap("eval_step", self._around_eval_step)
             self.port.wrap("eval_epoch", self._around_eval_epoch)
-        keeper = self.keeper
-        if keeper is not None:
-            self.port.wrap("save_checkpoint", lambda stock: keeper.save_latest())
-            self.port.wrap("save_best_model", lambda stock: keeper.save_best())
+        if self.keeper is not None:
+            self.port.wrap("save_checkpoint", lambda stock: self._save_latest())
+            self.port.wrap("save_best_model", lambda stock: self._save_best())
 
     # Start
 
@@ -125,9 +124,11 @@ class Gatekeeper:
         port = TrainerPort(trainer)
         if port.resumed_from is None or "://" in port.resumed_from:
             return
+        chosen = latest_file(port.run_folder) if port.continued and not self.section.watch_only else None
+        if chosen is not None:
+            port.resume_from(chosen)
         try:
-            chosen = latest_file(port.run_folder) if port.continued else None
-            port.resume_from(resume_file(chosen or Path(port.resumed_from)))
+            resume_file(Path(port.resumed_from))
         except UserError as error:
             trainer_port.discard_run_folder(port)
             raise refuse(error) from None
@@ -151,9 +152,12 @@ class Gatekeeper:
         if self._from_config:
             self.port.config.gatekeeper = self.section
         earlier_file = self.port.run_folder / FOLDER / "config.json"
-        if not (self.port.continued and earlier_file.is_file()):
+        earlier = {}
+        if self.port.continued:
+            with contextlib.suppress(OSError, ValueError):  # none, or damaged: then there is nothing to compare with
+                earlier = json.loads(earlier_file.read_text(encoding="utf-8"))
+        if not earlier:
             return []
-        earlier = json.loads(earlier_file.read_text(encoding="utf-8"))
         changed = [key for key, value in self.section.to_dict().items() if value != earlier.get(key)]
         said = ", ".join(f"gatekeeper.{key}" for key in changed)
         return [f"changed since the run's last start: {said}"] if changed else []
@@ -326,8 +330,7 @@ class Gatekeeper:
             self._miss_objective()
             self._judge()
         if self._in_training:
-            if self.keeper is not None:
-                self.keeper.save_best()  # the Trainer itself looks for a best only at the end of an epoch
+            self._save_best()  # the Trainer itself looks for a best only at the end of an epoch
             self._stop_if_told()
         return result
 
@@ -367,6 +370,18 @@ class Gatekeeper:
         if self.active:
             self._stop_if_told()
 
+    # Files
+
+    def _save_latest(self, epoch: int | None = None) -> None:
+        if self.keeper is not None:
+            with self._softly("save_checkpoint"):
+                self.keeper.save_latest(epoch)
+
+    def _save_best(self) -> None:
+        if self.keeper is not None:
+            with self._softly("save_best"):
+                self.keeper.save_best()
+
     # Leaving
 
     def _stop_if_told(self) -> None:
@@ -383,9 +398,8 @@ class Gatekeeper:
             self._leave("stopped", self._verdict.reasons[0].message if self._verdict else "")
         except UserError as error:
             self.port.left_by_exception()
-            if self.keeper is not None and self.port.step > self._first_step:
-                with self._softly("final_checkpoint"):
-                    self.keeper.save_latest()  # the update that was refused has not been made
+            if self.port.step > self._first_step:
+                self._save_latest()  # the update that was refused has not been made
             self.record(End(step=self.port.step, epoch=self.port.epoch, how="refused", message=str(error)))
             if not self._in_fit:
                 raise refuse(error) from None
@@ -414,9 +428,8 @@ class Gatekeeper:
         """Save the state in which training is left, then say that it is over."""
         trained = self.port.step > self._first_step
         if self.keeper is not None and trained:
-            with self._softly("final_checkpoint"):
-                # After a whole epoch a resume goes on with the next one.
-                self.keeper.save_latest(self.port.epoch + (0 if self._in_training else 1))
+            # After a whole epoch a resume goes on with the next one.
+            self._save_latest(self.port.epoch + (0 if self._in_training else 1))
         elif how == "stopped" and trained:
             with self._softly("final_checkpoint"):
                 self.port.save_checkpoint()
