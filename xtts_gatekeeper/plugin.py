@@ -15,7 +15,7 @@ from xtts_gatekeeper.checkpoints.keeper import CheckpointKeeper
 from xtts_gatekeeper.checkpoints.resume import latest_file, resume_file
 from xtts_gatekeeper.errors import UserError, refuse, refusing
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate, load_policy
-from xtts_gatekeeper.monitors.baseline import baseline, set_fingerprint
+from xtts_gatekeeper.monitors.baseline import baseline, set_fingerprint, usable_eval_samples
 from xtts_gatekeeper.monitors.losses import LossMeter, batch_size
 from xtts_gatekeeper.monitors.memory import memory_state
 from xtts_gatekeeper.phases import PhaseActor, PhasePlan
@@ -167,7 +167,7 @@ class Gatekeeper:
         self.policy: Policy = load_policy(section.policy)
         self.named = {**port.loss_weights, **{key: (name, 1.0) for name, key in (section.metrics or {}).items()}}
         self._first_step = port.step
-        eval_samples = self._eval_samples()
+        eval_samples = usable_eval_samples(port)
         plan = PhasePlan.of(section.phases or [])
         journal_file = journal_path(port.run_folder)
         before = tuple(Journal(journal_file).events) if journal_file.exists() else ()
@@ -199,28 +199,6 @@ class Gatekeeper:
         if self.phases is not None:
             self.phases.install()
         self._install()
-
-    def _eval_samples(self) -> list[Any] | None:
-        """The clips the evaluations will use.
-
-        Raises:
-            UserError: there are none: every evaluation would be empty, which the Trainer takes for the best ever.
-        """
-        if not self.port.config.run_eval:
-            return None
-        empty = UserError(
-            "the eval set is empty: give eval samples that the model can use (XTTS drops clips that it cannot read, "
-            "that are shorter than 0.5 s or longer than max_wav_length), or set run_eval to false."
-        )
-        try:
-            samples = self.port.build_eval_loader()
-        except AssertionError:  # the Trainer's own check of the loader's length
-            raise empty from None
-        except Exception as error:
-            raise UserError(f"the eval set cannot be used: {type(error).__name__}: {error}.") from error
-        if samples is not None and not samples:
-            raise empty
-        return samples
 
     def _keep_settings(self) -> None:
         """Copy settings and rules beside the journal: a stock run that continues the folder drops our section."""

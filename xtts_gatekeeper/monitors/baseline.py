@@ -7,6 +7,7 @@ from typing import Any
 
 from xtts_gatekeeper import privacy
 from xtts_gatekeeper.data import fingerprint
+from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.gates import Policy
 from xtts_gatekeeper.record import Start
 from xtts_gatekeeper.trainer_port import TrainerPort
@@ -72,6 +73,29 @@ def baseline(
         policy_hash=policy.hash,
         warnings=warnings,
     )
+
+
+def usable_eval_samples(port: TrainerPort) -> list[Any] | None:
+    """The clips that the evaluations will use; None without evaluations, or when the model does not say.
+
+    Raises:
+        UserError: there are none: every evaluation would be empty, which the Trainer takes for the best ever.
+    """
+    if not port.config.run_eval:
+        return None
+    empty = UserError(
+        "the eval set is empty: give eval samples that the model can use (XTTS drops clips that it cannot read, that "
+        "are shorter than 0.5 s or longer than max_wav_length), or set run_eval to false."
+    )
+    try:
+        samples = port.build_eval_loader()
+    except AssertionError:  # the Trainer's own check of the loader's length
+        raise empty from None
+    except Exception as error:
+        raise UserError(f"the eval set cannot be used: {type(error).__name__}: {error}.") from error
+    if samples is not None and not samples:
+        raise empty
+    return samples
 
 
 def set_fingerprint(samples: list[Any] | None) -> str | None:
