@@ -158,7 +158,8 @@ class Gatekeeper:
                 earlier = json.loads(earlier_file.read_text(encoding="utf-8"))
         if not earlier:
             return []
-        changed = [key for key, value in self.section.to_dict().items() if value != earlier.get(key)]
+        # Any flag makes coqpit turn other empty settings into None; empty is empty.
+        changed = [k for k, value in self.section.to_dict().items() if (value or None) != (earlier.get(k) or None)]
         said = ", ".join(f"gatekeeper.{key}" for key in changed)
         return [f"changed since the run's last start: {said}"] if changed else []
 
