@@ -33,28 +33,28 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Start(Event):
-    """A process begins or resumes the run: the checklist's baseline."""
+    """A process begins or resumes the run: the checklist's baseline. What a source does not tell is None or empty."""
 
     type: ClassVar[str] = "start"
-    device: str
-    precision: str
-    precision_requested: str
-    scheduler: str
-    lr: list[float]
-    lr_requested: list[float]
-    batch_size: int
-    grad_accum_steps: int
-    epochs_planned: int
-    train_clips: int | None
-    train_set: str | None
-    eval_clips: int | None
-    eval_set: str | None
-    resumed_from: str | None
-    resume_mode: str
-    versions: dict[str, str]
-    telemetry: dict[str, str]
-    objective: str
-    policy_hash: str
+    device: str | None = None
+    precision: str | None = None
+    precision_requested: str | None = None
+    scheduler: str | None = None
+    lr: list[float] = field(default_factory=list)
+    lr_requested: list[float] = field(default_factory=list)
+    batch_size: int | None = None
+    grad_accum_steps: int | None = None
+    epochs_planned: int | None = None
+    train_clips: int | None = None
+    train_set: str | None = None
+    eval_clips: int | None = None
+    eval_set: str | None = None
+    resumed_from: str | None = None
+    resume_mode: str = "new"
+    versions: dict[str, str] = field(default_factory=dict)
+    telemetry: dict[str, str] = field(default_factory=dict)
+    objective: str | None = None
+    policy_hash: str | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -81,41 +81,62 @@ class LearningRateCheck(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainEpoch(Event):
-    """The training part of an epoch is over. `seconds` is wall time; `memory_used` a share of the device's memory."""
+    """The training part of an epoch is over. `seconds` is wall time; `memory_used` a share of the device's memory.
+
+    A source other than our journal knows only the steps that were logged: `nonfinite_batches` and
+    `longest_nonfinite_run` count those, and what it does not tell is None.
+    """
 
     type: ClassVar[str] = "train_epoch"
     metrics: dict[str, float]
-    batches: int
-    samples: int
-    skipped_batches: int
-    nonfinite_batches: int
-    longest_nonfinite_run: int
-    lr_end: list[float]
-    memory_state: str
-    memory_used: float
-    seconds: float
+    batches: int | None = None
+    samples: int | None = None
+    skipped_batches: int = 0
+    nonfinite_batches: int = 0
+    longest_nonfinite_run: int = 0
+    lr_end: list[float] = field(default_factory=list)
+    memory_state: str | None = None
+    memory_used: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Event):
-    """One pass over the eval set; sample-weighted means over all its finite batches."""
+    """One pass over the eval set; in our journal sample-weighted means over all its finite batches.
+
+    `eval_set` is the set's fingerprint, or another name by which a source tells one set from another, or None where it
+    tells nothing. `previous` is, by metric, what the Trainer itself compared with when it printed a difference.
+    """
 
     type: ClassVar[str] = "evaluation"
     metrics: dict[str, float]
-    batches: int
-    samples: int
-    skipped_batches: int
-    nonfinite_batches: int
-    mid_epoch: bool
-    eval_set: str | None
-    seconds: float
+    batches: int | None = None
+    samples: int | None = None
+    skipped_batches: int = 0
+    nonfinite_batches: int = 0
+    mid_epoch: bool = False
+    eval_set: str | None = None
+    seconds: float | None = None
+    previous: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleScore(Event):
+    """The fixed prompts were spoken and judged: `metrics` by name, `sample.score` being the rubric's total of 25.
+
+    Higher is better. `prompts` is the fingerprint of the prompts: scores over different ones are not compared.
+    """
+
+    type: ClassVar[str] = "sample_score"
+    metrics: dict[str, float]
+    prompts: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Event):
-    """A checkpoint file was written and read back.
+    """A checkpoint file was written; by us, it was read back, too.
 
-    `kind` is `latest` or `best`; `path` is relative to the run. `step` counts the micro-batches that the weights hold,
+    `kind` is `latest` or `best`; `path` is relative to the run. `intact` is None where nobody has looked. `step` counts the micro-batches that the weights hold,
     which is one more than the number in the name where the Trainer saved inside a step. A best file has the `value`
     of a `metric` and the fingerprint of the eval set it was measured on. `bytes` and `mtime_ns` tell whether a file of
     that name is still the one that was written.
@@ -124,9 +145,9 @@ class Checkpoint(Event):
     type: ClassVar[str] = "checkpoint"
     kind: str
     path: str
-    bytes: int
-    intact: bool
-    seconds: float
+    bytes: int | None = None
+    intact: bool | None = None
+    seconds: float | None = None
     value: float | None = None
     metric: str | None = None
     eval_set: str | None = None
@@ -181,6 +202,7 @@ EVENTS: dict[str, type[Event]] = {
         LearningRateCheck,
         TrainEpoch,
         Evaluation,
+        SampleScore,
         Checkpoint,
         Pruned,
         VerdictEvent,
@@ -207,8 +229,9 @@ def parse_event(line: Mapping[str, Any]) -> Event | None:
         return None
     known = {f.name for f in fields(kind)}
     values = {key: value for key, value in line.items() if key in known}
-    if "metrics" in values:
-        values["metrics"] = {name: float(value) for name, value in values["metrics"].items()}
+    for key in ("metrics", "previous"):
+        if key in values:
+            values[key] = {name: float(value) for name, value in values[key].items()}
     try:
         return kind(**values)
     except TypeError as error:

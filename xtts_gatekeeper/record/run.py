@@ -33,15 +33,29 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something that a reader could not read, or had to assume, and how often."""
+
+    code: str
+    message: str
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """One run as its events tell it.
 
     A resume can go back to an earlier step. What the abandoned stretch measured is left out of `evaluations` and
     `train_epochs`, which follow the line of weights that is in use; `events` still holds it.
+
+    `source` is `journal`, `console`, `tensorboard` or `table`; `name` tells one run from another where a source holds
+    several; `notes` are what the reader has to say.
     """
 
     events: tuple[Event, ...]
     source: str = "journal"
+    name: str = ""
+    notes: tuple[Note, ...] = ()
 
     @cached_property
     def _line(self) -> tuple[tuple[Evaluation, ...], tuple[TrainEpoch, ...]]:
