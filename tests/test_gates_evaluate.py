@@ -7,7 +7,7 @@ from records import curve, evaluated, record_of, saved, start, trained
 
 from xtts_gatekeeper.gates import Gate, Policy, PolicyRule, evaluate, load_policy
 from xtts_gatekeeper.gates.evaluate import EXIT_CODES
-from xtts_gatekeeper.gates.rules import CheckpointIntact, Finite, ImprovedSinceFirst, Memory, Target, Trend
+from xtts_gatekeeper.gates.rules import CheckpointIntact, Finite, Improved, Memory, Target, Trend
 from xtts_gatekeeper.record.journal import to_json
 
 CHECKLIST = load_policy("checklist")
@@ -17,7 +17,7 @@ AMHARIC = (4.473, 4.460, 4.618, 4.903, 5.275, 5.674)
 
 TARGET_TUNES = PolicyRule("target", Target(MEL, 2.5), "tune")
 TARGET_STOPS = PolicyRule("target", Target(MEL, 2.5), "stop")
-IMPROVED = PolicyRule("improved_since_first", ImprovedSinceFirst(MEL), "tune")
+IMPROVED = PolicyRule("improved", Improved(MEL), "tune")
 
 
 def policy(*health, gates=(), minimum=2, objective=MEL):
@@ -91,7 +91,7 @@ def test_the_deciding_reason_comes_first_with_its_rule_sentence_numbers_and_gate
     reason = verdict.reasons[0]
     assert (verdict.verdict, reason.code, reason.outcome, reason.gate) == (
         "tune",
-        "improved_since_first",
+        "improved",
         "tune",
         "Gate",
     )
@@ -247,7 +247,7 @@ def test_the_verdict_names_the_files_in_which_the_weights_are_now():
 
 def test_a_changed_eval_set_starts_a_new_segment_and_is_not_compared_across():
     before = curve(1.0, 1.1, eval_set="old")
-    rising = policy(PolicyRule("improved_since_first", ImprovedSinceFirst(MEL), "stop"))
+    rising = policy(PolicyRule("improved", Improved(MEL), "stop"))
     first = evaluate(record_of(start(), before, curve(4.0, first=2)), rising)
     assert first.verdict == "undecided"
     second = evaluate(record_of(start(), before, curve(4.0, 3.9, first=2)), rising)

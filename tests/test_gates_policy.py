@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.gates import RULES, load_policy
-from xtts_gatekeeper.gates.policy import SHIPPED
+from xtts_gatekeeper.gates.policy_file import SHIPPED
 from xtts_gatekeeper.gates.rules import Target, Trend
 
 ROOT = Path(__file__).parent.parent

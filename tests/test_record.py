@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from records import curve, ended, evaluated, incident, judged, pruned, record_of, saved, start, trained, write_run
 
 from xtts_gatekeeper.errors import UserError
-from xtts_gatekeeper.record import Evaluation, Journal, RunRecord, journal_path, read_events, read_run
+from xtts_gatekeeper.record import Evaluation, Journal, RunRecord, journal_path, read_events
 from xtts_gatekeeper.record.events import EVENTS, LearningRateCheck, PhaseStart
-from xtts_gatekeeper.record.run import best_of, evaluation_at, find_run
+from xtts_gatekeeper.record.run import best_of
+from xtts_gatekeeper.record.sources import evaluation_at, find_run, read_run
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 

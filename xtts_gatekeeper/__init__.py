@@ -13,14 +13,15 @@ from xtts_gatekeeper import privacy
 if TYPE_CHECKING:
     from xtts_gatekeeper.gates import Policy, Verdict, evaluate, load_policy
     from xtts_gatekeeper.plugin import gatekeep
-    from xtts_gatekeeper.record import RunRecord, read_run
+    from xtts_gatekeeper.record import RunRecord
+    from xtts_gatekeeper.record.sources import read_run
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "gatekeep": "plugin",
     "RunRecord": "record",
-    "read_run": "record",
+    "read_run": "record.sources",
     "Policy": "gates",
     "Verdict": "gates",
     "evaluate": "gates",

@@ -9,19 +9,21 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from xtts_gatekeeper import __version__
 from xtts_gatekeeper.errors import EXIT_BAD_INPUT, UserError, refuse
 
-if TYPE_CHECKING:
-    from xtts_gatekeeper.gates import Policy
+#: Exit code of `gate` for each verdict; `gates.evaluate` has the same, and importing it takes longer than `--help`.
+EXIT_CODES = {"continue": 0, "tune": 10, "stop": 20, "undecided": 30}
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _RUN = click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+_WHICH = click.option(
+    "--run", "which", metavar="NAME|N", help="Which run, where a file holds several. Default: the last."
+)
 _POLICY = click.option(
     "--policy", default=None, metavar="NAME|FILE", help="Rules to judge by. Default: those the run was started with."
 )
@@ -39,50 +41,72 @@ def cli() -> None:
 @cli.command()
 @_RUN
 @_POLICY
+@_WHICH
 @click.option("--at", metavar="epoch:N|step:N", help="Judge as it stood after N finished epochs, or at GLOBAL_STEP N.")
+@click.option(
+    "--replay", is_flag=True, help="The verdict at every evaluation, and what the first stop would have saved."
+)
+@click.option(
+    "--watch", is_flag=True, help="Follow a growing log: a verdict at each new evaluation, until stop or end."
+)
+@click.option(
+    "--interval", default=5.0, show_default=True, type=click.FloatRange(0.05), help="Seconds between looks of --watch."
+)
 @_JSON
 @click.pass_context
-def gate(context: click.Context, run: Path, policy: str | None, at: str | None, as_json: bool) -> None:
+def gate(
+    context: click.Context,
+    run: Path,
+    policy: str | None,
+    which: str | None,
+    at: str | None,
+    replay: bool,
+    watch: bool,
+    interval: float,
+    as_json: bool,
+) -> None:
     """Say continue, tune, stop or undecided about RUN, finished or still running, and why.
 
-    RUN is the folder of a run that the gatekeeper watched.
+    RUN is a run folder, with or without our journal, a console log (trainer_0_log.txt, a notebook, a pasted piece), a
+    TensorBoard event file, or a CSV, TSV or Markdown table with a column for epoch or step.
     """
-    from xtts_gatekeeper.gates import evaluate
-    from xtts_gatekeeper.record.run import evaluation_at, find_run, read_run
+    from xtts_gatekeeper import offline
 
-    folder = find_run(run)
-    record = read_run(folder)
-    verdict = evaluate(record, _policy_of(folder, policy), evaluation_at(record, at) if at else None)
-    if as_json:
-        _print_json(verdict.to_dict())
+    if watch:
+        if at or replay:
+            raise UserError("--watch looks at the newest evaluation: it cannot be combined with --at or --replay.")
+        documents = offline.watch(run, policy, which, interval)
     else:
-        from rich.console import Console
-
-        from xtts_gatekeeper.report.console import print_verdict
-
-        print_verdict(Console(highlight=False), verdict.to_dict())
-    context.exit(verdict.exit_code)
+        documents = iter([offline.gate_document(offline.open_run(run, policy, which), at, replay)])
+    verdict = "undecided"
+    for document in documents:
+        verdict = document["verdict"]
+        if as_json:
+            _print_json(document, indent=None if watch else 2)
+        else:
+            _print("print_gate", document)
+    context.exit(EXIT_CODES[verdict])
 
 
 @cli.command()
 @_RUN
 @_POLICY
+@_WHICH
 @_JSON
-def status(run: Path, policy: str | None, as_json: bool) -> None:
-    """Print the checklist's tracking table of RUN, its phases, its best, its verdict and its disk use."""
-    from xtts_gatekeeper.record.run import find_run, read_run
+def status(run: Path, policy: str | None, which: str | None, as_json: bool) -> None:
+    """Print the checklist's tracking table of RUN, its phases and what each gained, best, verdict and disk use.
+
+    RUN is anything that `gate` takes.
+    """
+    from xtts_gatekeeper import offline
     from xtts_gatekeeper.report.table import status as collect
 
-    folder = find_run(run)
-    document = collect(folder, read_run(folder), _policy_of(folder, policy))
+    opened = offline.open_run(run, policy, which)
+    document = collect(opened.source.folder or opened.path, opened.record, opened.policy)
     if as_json:
         _print_json(document)
     else:
-        from rich.console import Console
-
-        from xtts_gatekeeper.report.console import print_status
-
-        print_status(Console(highlight=False), document)
+        _print("print_status", document)
 
 
 @cli.command()
@@ -106,18 +130,19 @@ def demo(data: Path | None, language: str, epochs: int, output: Path) -> None:
     run_demo(output=output, data=data, language=language, epochs=epochs)
 
 
-def _policy_of(folder: Path, policy: str | None) -> Policy:
-    from xtts_gatekeeper.gates import load_policy
-    from xtts_gatekeeper.record.journal import FOLDER
-
-    kept = folder / FOLDER / "policy.yaml"
-    return load_policy(policy or (kept if kept.is_file() else "checklist"))
-
-
-def _print_json(document: object) -> None:
+def _print_json(document: object, indent: int | None = 2) -> None:
     from xtts_gatekeeper.record.journal import to_json
 
-    click.echo(to_json(document, indent=2))
+    click.echo(to_json(document, indent=indent))
+
+
+def _print(how: str, document: object) -> None:
+    """Print with a function of `report.console`; on a real terminal in colour."""
+    from rich.console import Console
+
+    from xtts_gatekeeper.report import console
+
+    getattr(console, how)(Console(highlight=False), document)
 
 
 def main() -> None:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from xtts_gatekeeper.errors import UserError, refuse
+from xtts_gatekeeper.errors import UserError, nearest, refuse
 from xtts_gatekeeper.gates import load_policy
-from xtts_gatekeeper.gates.policy import nearest
 
 try:
     from coqpit import Coqpit

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from xtts_gatekeeper.data import load_ljspeech, stable_split
 from xtts_gatekeeper.errors import UserError
-from xtts_gatekeeper.record import RunRecord, read_run
+from xtts_gatekeeper.record.sources import read_run
 
 
 def run_demo(output: Path, data: Path | None, language: str, epochs: int) -> None:
@@ -99,7 +99,7 @@ def _summary(run: Path, seconds: float) -> None:
     from xtts_gatekeeper.report.table import status
 
     out = Console(highlight=False)
-    record: RunRecord = read_run(run)
+    record = read_run(run)
     print_status(out, status(run, record, load_policy(run / FOLDER / "policy.yaml")))
     out.print(f"Log, checkpoints and config: {run}", soft_wrap=True, markup=False)
     out.print(f"Journal and rules in force:  {run / FOLDER}", soft_wrap=True, markup=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 EXIT_BAD_INPUT = 2
@@ -20,6 +21,13 @@ def refuse(error: UserError) -> SystemExit:
     """
     print(f"xtts-gatekeeper: {error}", file=sys.stderr, flush=True)
     return SystemExit(EXIT_BAD_INPUT)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?` when one of `known` is close to `name`, else the list of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
 
 
 @contextmanager

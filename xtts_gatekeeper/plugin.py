@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xtts_gatekeeper import trainer_port
 from xtts_gatekeeper.checkpoints.keeper import CheckpointKeeper
 from xtts_gatekeeper.checkpoints.resume import latest_file, resume_file
+from xtts_gatekeeper.dashboard import Dashboard
 from xtts_gatekeeper.errors import UserError, refuse, refusing
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate, load_policy
 from xtts_gatekeeper.monitors.baseline import baseline, set_fingerprint, usable_eval_samples
@@ -165,8 +166,10 @@ class Gatekeeper:
 
     def _begin(self, warnings: list[str]) -> None:
         section, port = self.section, self.port
-        self.policy: Policy = load_policy(section.policy)
         self.named = {**port.loss_weights, **{key: (name, 1.0) for name, key in (section.metrics or {}).items()}}
+        own = {f"{side}.{name}" for side in ("eval", "train") for name, _ in self.named.values()}
+        self.policy: Policy = load_policy(section.policy, own)
+        warnings += self._gates_never_due()
         self._first_step = port.step
         eval_samples = usable_eval_samples(port)
         plan = PhasePlan.of(section.phases or [])
@@ -178,6 +181,7 @@ class Gatekeeper:
             plan.check_start(port.step, port.epoch, reached)
 
         self.journal = Journal(journal_file) if port.is_main else None
+        self.dashboard = Dashboard(port)
         self.eval_set = set_fingerprint(eval_samples)
         self.phases = PhaseActor(plan, port, self.record) if plan.phases and acting else None
         self.keeper = None
@@ -201,6 +205,16 @@ class Gatekeeper:
             self.phases.install()
         self._install()
 
+    def _gates_never_due(self) -> list[str]:
+        """A gate of the user's own policy after the last epoch is refused; in a shipped policy it is only said."""
+        try:
+            self.policy.check_plan(self.port.config.epochs)
+        except UserError as error:
+            if not self.policy.shipped:
+                raise
+            return [str(error).partition(": ")[2]]
+        return []
+
     def _keep_settings(self) -> None:
         """Copy settings and rules beside the journal: a stock run that continues the folder drops our section."""
         folder = self.port.run_folder / FOLDER
@@ -220,7 +234,8 @@ class Gatekeeper:
 
     def seen(self) -> RunRecord:
         """The record up to now."""
-        return RunRecord(tuple(self.journal.events) if self.journal is not None else ())
+        events = tuple(self.journal.events) if self.journal is not None else ()
+        return RunRecord(events, names=self.policy.names)
 
     # Training
 
@@ -261,22 +276,23 @@ class Gatekeeper:
         with self._softly("train_epoch"):
             meter = self._train_meter
             device, used = self.port.memory()
-            self.record(
-                TrainEpoch(
-                    step=self.port.step,
-                    epoch=self.port.epoch,
-                    metrics=meter.means("train", self.named),
-                    batches=meter.batches,
-                    samples=meter.samples,
-                    skipped_batches=meter.skipped_batches,
-                    nonfinite_batches=meter.nonfinite_batches,
-                    longest_nonfinite_run=meter.longest_nonfinite_run,
-                    lr_end=self.port.learning_rates,
-                    memory_state=memory_state(device, used),
-                    memory_used=round(used, 4),
-                    seconds=round(time.perf_counter() - self._epoch_began, 3),
-                )
+            epoch = TrainEpoch(
+                step=self.port.step,
+                epoch=self.port.epoch,
+                metrics=meter.means("train", self.named),
+                batches=meter.batches,
+                samples=meter.samples,
+                skipped_batches=meter.skipped_batches,
+                nonfinite_batches=meter.nonfinite_batches,
+                longest_nonfinite_run=meter.longest_nonfinite_run,
+                lr_end=self.port.learning_rates,
+                memory_state=memory_state(device, used),
+                memory_used=round(used, 4),
+                seconds=round(time.perf_counter() - self._epoch_began, 3),
             )
+            self.record(epoch)
+            if self.journal is not None:
+                self.dashboard.train_epoch(epoch)
 
     # Evaluation
 
@@ -315,8 +331,9 @@ class Gatekeeper:
 
     def _miss_objective(self) -> None:
         """Say once that the model does not log what the policy judges by: no gate can decide then."""
-        metrics = self.seen().evaluations[-1].metrics
-        if self.policy.objective in metrics or not metrics or self._objective_missed:
+        record = self.seen()
+        metrics = record.evaluations[-1].metrics
+        if record.resolve(self.policy.objective) or not metrics or self._objective_missed:
             return
         self._objective_missed = True
         message = (
@@ -342,7 +359,11 @@ class Gatekeeper:
         self.port.log(f"verdict{gates}: {verdict.verdict}")
         for reason in verdict.reasons:
             if reason.status == "failed":
-                self.port.log(f"  {reason.outcome}: {reason.message}")
+                self.port.log(f"  {'note' if reason.outcome == 'continue' else reason.outcome}: {reason.message}")
+        for step in verdict.next_steps:
+            self.port.log(f"  next: {step.message}")
+        if self.journal is not None:
+            self.dashboard.verdict(self.seen().evaluations[-1].metrics, verdict)
 
     def on_epoch_end(self, trainer: Any) -> None:
         """Leave, when the verdict on this epoch's evaluation says so."""

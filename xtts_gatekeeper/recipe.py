@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from xtts_gatekeeper.errors import UserError
-from xtts_gatekeeper.gates.policy import nearest
+from xtts_gatekeeper.errors import UserError, nearest
 from xtts_gatekeeper.trainer_port import TRAINER_FLAGS
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xtts_gatekeeper.checkpoints.resume import latest_file, resume_file
-from xtts_gatekeeper.errors import UserError
-from xtts_gatekeeper.gates.policy import nearest
+from xtts_gatekeeper.errors import UserError, nearest
 
 _FLAG = "--coqpit.gatekeeper."
 

@@ -112,6 +112,14 @@ class TrainerPort:
         """A line in the Trainer's own log and on the console."""
         logging.getLogger("trainer").info(" > gatekeeper: %s", message)
 
+    def dashboard_scalars(self, scope: str, values: Mapping[str, float]) -> None:
+        """Log `scope/name` for every value to the Trainer's dashboard, at the current step."""
+        self.trainer.dashboard_logger.add_scalars(scope, dict(values), self.step)
+
+    def dashboard_text(self, title: str, text: str) -> None:
+        """Log a text to the Trainer's dashboard, at the current step."""
+        self.trainer.dashboard_logger.add_text(title, text, self.step)
+
     # Hooks
 
     def wrap(self, name: str, around: Callable[..., Any]) -> None:

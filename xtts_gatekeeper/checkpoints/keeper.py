@@ -52,8 +52,9 @@ class CheckpointKeeper:
         evaluation = record.evaluations[-1] if record.evaluations else None
         if evaluation is None or evaluation.step != self.port.step or evaluation.nonfinite_batches:
             return
-        metric = self.objective if self.objective in evaluation.metrics else "target loss"
-        value = evaluation.metrics.get(self.objective, self.port.target_loss(evaluation.metrics))
+        objective = record.resolve(self.objective)
+        metric = objective if objective is not None and objective in evaluation.metrics else "target loss"
+        value = evaluation.metrics.get(metric, self.port.target_loss(evaluation.metrics))
         if not math.isfinite(value) or evaluation.step <= (self.port.config.save_best_after or 0):
             return
         comparable = [f for f in self._files(record) if (f.metric, f.eval_set) == (metric, evaluation.eval_set)]
@@ -82,7 +83,7 @@ class CheckpointKeeper:
                 self._incident("prune_failed", f"{file.path} could not be deleted: {error}")
                 continue
             removed.append(file.path)
-            freed += file.bytes
+            freed += file.bytes or 0
         if removed:
             sync_folder(folder)
             self.record(

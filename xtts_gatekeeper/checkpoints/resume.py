@@ -10,7 +10,7 @@ from xtts_gatekeeper.checkpoints.integrity import damage
 from xtts_gatekeeper.checkpoints.retention import best_files
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record.journal import journal_path
-from xtts_gatekeeper.record.run import read_run
+from xtts_gatekeeper.record.sources import read_run
 
 _NAME = {"best": re.compile(r"best_model_(\d+)\.pth"), "latest": re.compile(r"(?:checkpoint|best_model)_(\d+)\.pth")}
 

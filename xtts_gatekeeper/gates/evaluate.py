@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from xtts_gatekeeper.gates.next_steps import NextStep, next_steps
 from xtts_gatekeeper.gates.policy import Gate, Outcome, Policy, PolicyRule
-from xtts_gatekeeper.gates.rules import Status
+from xtts_gatekeeper.gates.projection import Projection, project
+from xtts_gatekeeper.gates.rules import Finding, Status
 from xtts_gatekeeper.record import Checkpoint, Evaluation, RunRecord
-from xtts_gatekeeper.record.run import best_of
+from xtts_gatekeeper.record.run import Note, best_of
 
 VerdictName = Literal["continue", "tune", "stop", "undecided"]
 
@@ -37,20 +39,26 @@ class Verdict:
 
     `gates` names the gates that came due at the judged evaluation. `best` and `latest` are dicts with `step`,
     `epoch`, `epochs_done`, `value` (of the objective) and `checkpoint` (a file name, or None), over the latest segment.
+    `next_steps` is what a `tune` or `stop` asks for; `projection` the way to the policy's target, None without one;
+    `model` the kind of model that the run's metrics show; `notes` what the reader of the source has to say.
     """
 
     verdict: VerdictName
     reasons: tuple[Reason, ...]
+    next_steps: tuple[NextStep, ...]
     objective: str
     evaluations: int
     best: dict[str, Any] | None
     latest: dict[str, Any] | None
     segments: list[dict[str, Any]]
+    projection: Projection | None
     gates: list[str]
     policy: str
     policy_hash: str
     source: str
-    projection: None = None
+    run: str
+    model: str
+    notes: tuple[Note, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as `gate --json` prints it."""
@@ -65,23 +73,19 @@ class Verdict:
 def due_gates(record: RunRecord, policy: Policy) -> list[Gate]:
     """The gates that are due at the last evaluation.
 
-    A gate comes due at the first evaluation with so many epochs finished, and stays due until all its rules have the
-    points they need.
+    A gate comes due at the first evaluation at or after its time, and stays due until all its rules have the points
+    they need.
     """
     *earlier, last = record.evaluations
-    done = record.epochs_done(last)
 
     def decided(gate: Gate) -> bool:
-        return any(
-            record.epochs_done(evaluation) >= gate.after_epochs and not _lacks_points(gate, record.upto(evaluation))
-            for evaluation in earlier
-        )
+        return any(gate.when.come(record, e) and not _lacks_points(gate, record.upto(e)) for e in earlier)
 
-    return [gate for gate in policy.gates if done >= gate.after_epochs and not decided(gate)]
+    return [gate for gate in policy.gates if gate.when.come(record, last) and not decided(gate)]
 
 
 def _lacks_points(gate: Gate, record: RunRecord) -> bool:
-    return any(due.rule.check(record).status == "too_early" for due in gate.rules)
+    return any(_find(due, record).status == "too_early" for due in gate.rules)
 
 
 def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) -> Verdict:
@@ -96,11 +100,14 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
         policy: the rules.
         at: one of `record.evaluations`; by default the last.
     """
+    record = record.naming(policy.names)
     files = sorted(record.files, key=lambda file: file.kind != "best")
+    notes = record.notes
     if record.evaluations:
         record = record.upto(at or record.evaluations[-1])
+    objective = record.resolve(policy.objective) or policy.objective
     comparable = record.segments[-1].evaluations if record.segments else ()
-    measured = [e for e in comparable if policy.objective in e.metrics]
+    measured = [e for e in comparable if objective in e.metrics]
     gates = due_gates(record, policy) if record.evaluations else []
     reasons = [_reason(rule, record) for rule in policy.health] if record.evaluations else []
     reasons += [_reason(rule, record, gate.name) for gate in gates for rule in gate.rules]
@@ -110,46 +117,65 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
         verdict = max(failed, key=lambda reason: _SEVERITY[reason.outcome]).outcome
     elif len(measured) < policy.minimum_evaluations:
         verdict = "undecided"
-        reasons.append(_too_few(len(measured), policy))
+        reasons.append(_too_few(len(measured), objective, policy.minimum_evaluations))
     elif any(reason.status == "too_early" and reason.gate for reason in reasons):
         verdict = "undecided"
     else:
         verdict = "continue"
+    reasons.sort(key=lambda reason: _rank(reason, verdict))
+    best = _point(record, files, best_of(comparable, objective), objective)
+    latest = _point(record, files, comparable[-1] if comparable else None, objective)
     return Verdict(
         verdict=verdict,
-        reasons=tuple(sorted(reasons, key=lambda reason: _rank(reason, verdict))),
-        objective=policy.objective,
+        reasons=tuple(reasons),
+        next_steps=next_steps(record, objective, reasons, best, latest),
+        objective=objective,
         evaluations=len(record.evaluations),
-        best=_point(record, files, best_of(comparable, policy.objective), policy),
-        latest=_point(record, files, comparable[-1] if comparable else None, policy),
+        best=best,
+        latest=latest,
         segments=[
             {
                 "eval_set": segment.eval_set,
                 "evaluations": len(segment.evaluations),
                 "first_step": segment.evaluations[0].step,
                 "last_step": segment.evaluations[-1].step,
+                "why": segment.why,
             }
             for segment in record.segments
         ],
+        projection=project(record, objective, policy.target.value) if policy.target else None,
         gates=[gate.name for gate in gates],
         policy=policy.name,
         policy_hash=policy.hash,
         source=record.source,
+        run=record.name,
+        model=record.model.name,
+        notes=notes,
     )
 
 
-def _reason(due: PolicyRule, record: RunRecord, gate: str | None = None) -> Reason:
+def _find(due: PolicyRule, record: RunRecord) -> Finding:
     finding = due.rule.check(record)
+    if finding.status == "not_measured" and due.if_missing == "undecided":
+        return Finding("too_early", finding.message, finding.evidence)
+    return finding
+
+
+def _reason(due: PolicyRule, record: RunRecord, gate: str | None = None) -> Reason:
+    finding = _find(due, record)
     outcome = due.on_fail if finding.status == "failed" else "continue"
-    return Reason(due.name, finding.message, finding.evidence, finding.status, outcome, gate)
+    evidence = finding.evidence
+    metric = getattr(due.rule, "metric", None)
+    if metric is not None:
+        evidence = {"metric": record.resolve(metric) or metric, **evidence}
+    return Reason(due.name, finding.message, evidence, finding.status, outcome, gate)
 
 
-def _too_few(have: int, policy: Policy) -> Reason:
+def _too_few(have: int, objective: str, need: int) -> Reason:
     return Reason(
         code="too_few_evaluations",
-        message=f"{have} comparable evaluations of {policy.objective} so far, the policy needs "
-        f"{policy.minimum_evaluations}",
-        evidence={"have": have, "need": policy.minimum_evaluations},
+        message=f"{have} comparable evaluations of {objective} so far, the policy needs {need}",
+        evidence={"have": have, "need": need},
         status="too_early",
         outcome="continue",
     )
@@ -161,11 +187,13 @@ def _rank(reason: Reason, verdict: VerdictName) -> int:
         return -_SEVERITY[reason.outcome]
     if reason.status == "passed":
         return 1
+    if reason.status == "not_measured":
+        return 3
     return 0 if verdict == "undecided" else 2
 
 
 def _point(
-    record: RunRecord, files: Sequence[Checkpoint], evaluation: Evaluation | None, policy: Policy
+    record: RunRecord, files: Sequence[Checkpoint], evaluation: Evaluation | None, objective: str
 ) -> dict[str, Any] | None:
     if evaluation is None:
         return None
@@ -173,7 +201,7 @@ def _point(
         "step": evaluation.step,
         "epoch": evaluation.epoch,
         "epochs_done": record.epochs_done(evaluation),
-        "value": evaluation.metrics.get(policy.objective),
+        "value": evaluation.metrics.get(objective),
         # A best file before a latest one of the same step: it is the one that stays.
         "checkpoint": next((file.path for file in files if file.step == evaluation.step), None),
     }

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from xtts_gatekeeper import privacy
-from xtts_gatekeeper.data import fingerprint
+from xtts_gatekeeper.data import clip_id, fingerprint
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.gates import Policy
 from xtts_gatekeeper.record import Start
@@ -65,6 +65,7 @@ def baseline(
         train_set=set_fingerprint(train),
         eval_clips=None if eval_samples is None else len(eval_samples),
         eval_set=eval_set,
+        eval_clips_trained_on=clips_in_both(train, eval_samples),
         resumed_from=port.resumed_from,
         resume_mode="new" if not port.resumed_from else "continue" if port.continued else "restore",
         versions=port.versions,
@@ -104,6 +105,17 @@ def set_fingerprint(samples: list[Any] | None) -> str | None:
         return None
     try:
         return fingerprint(samples)
+    except (TypeError, KeyError):
+        return None
+
+
+def clips_in_both(train: list[Any] | None, eval_samples: list[Any] | None) -> int | None:
+    """How many eval clips are among the training clips, by text and audio; None when either set is not known."""
+    if train is None or eval_samples is None:
+        return None
+    try:
+        trained = {clip_id(sample) for sample in train}
+        return sum(clip_id(sample) in trained for sample in eval_samples)
     except (TypeError, KeyError):
         return None
 

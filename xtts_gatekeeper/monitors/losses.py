@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
-#: Keys of the Trainer's loss dict that are no losses.
-_NO_LOSSES = ("current_lr", "step_time", "loader_time", "grad_norm", "amp_scaler")
+from xtts_gatekeeper.record.names import Side, is_loss, named_metrics
 
 
 def batch_size(batch: Any) -> int:
@@ -55,7 +54,7 @@ class LossMeter:
         values = {
             key: float(value) * (scale or {}).get(key, 1.0)
             for key, value in (losses or {}).items()
-            if isinstance(value, Real) and not key.startswith(_NO_LOSSES)
+            if isinstance(value, Real) and is_loss(key)
         }
         self.batches += 1
         if not values:
@@ -72,16 +71,12 @@ class LossMeter:
             self.totals[key] = self.totals.get(key, 0.0) + value * size
             self.weights[key] = self.weights.get(key, 0) + size
 
-    def means(self, prefix: str, named: Mapping[str, tuple[str, float]]) -> dict[str, float]:
+    def means(self, side: Side, named: Mapping[str, tuple[str, float]]) -> dict[str, float]:
         """The means by metric name: every logged key as it is, and ours with the loss weight taken off.
 
         Args:
-            prefix: `train` or `eval`.
+            side: `train` or `eval`.
             named: logged key -> (our name, weight), for example `{"loss_text_ce": ("text_ce", 0.01)}`.
         """
         logged = {key: total / self.weights[key] for key, total in self.totals.items() if self.weights[key]}
-        metrics = {f"{prefix}.{key}": value for key, value in logged.items()}
-        for key, (name, weight) in named.items():
-            if key in logged:
-                metrics[f"{prefix}.{name}"] = logged[key] / weight
-        return metrics
+        return named_metrics(side, logged, named)

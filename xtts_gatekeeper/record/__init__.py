@@ -3,9 +3,18 @@
 Imports neither torch nor TTS.
 """
 
-from xtts_gatekeeper.record.events import Checkpoint, Evaluation, Incident, PhaseStart, Start, TrainEpoch, VerdictEvent
+from xtts_gatekeeper.record.events import (
+    Checkpoint,
+    Evaluation,
+    Incident,
+    PhaseStart,
+    SampleScore,
+    Start,
+    TrainEpoch,
+    VerdictEvent,
+)
 from xtts_gatekeeper.record.journal import Journal, journal_path, read_events
-from xtts_gatekeeper.record.run import RunRecord, Segment, read_run
+from xtts_gatekeeper.record.run import Note, RunRecord, Segment, Series
 
 __all__ = [
     "Checkpoint",
@@ -13,12 +22,14 @@ __all__ = [
     "Incident",
     "Journal",
     "PhaseStart",
+    "Note",
     "RunRecord",
+    "SampleScore",
     "Segment",
+    "Series",
     "Start",
     "TrainEpoch",
     "VerdictEvent",
     "journal_path",
     "read_events",
-    "read_run",
 ]

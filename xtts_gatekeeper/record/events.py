@@ -49,6 +49,7 @@ class Start(Event):
     train_set: str | None = None
     eval_clips: int | None = None
     eval_set: str | None = None
+    eval_clips_trained_on: int | None = None
     resumed_from: str | None = None
     resume_mode: str = "new"
     versions: dict[str, str] = field(default_factory=dict)
@@ -136,10 +137,10 @@ class SampleScore(Event):
 class Checkpoint(Event):
     """A checkpoint file was written; by us, it was read back, too.
 
-    `kind` is `latest` or `best`; `path` is relative to the run. `intact` is None where nobody has looked. `step` counts the micro-batches that the weights hold,
-    which is one more than the number in the name where the Trainer saved inside a step. A best file has the `value`
-    of a `metric` and the fingerprint of the eval set it was measured on. `bytes` and `mtime_ns` tell whether a file of
-    that name is still the one that was written.
+    `kind` is `latest` or `best`; `path` is relative to the run. `intact` is None where nobody has looked. `step` counts
+    the micro-batches that the weights hold, which is one more than the number in the name where the Trainer saved inside
+    a step. A best file has the `value` of a `metric` and the fingerprint of the eval set it was measured on. `bytes` and
+    `mtime_ns` tell whether a file of that name is still the one that was written.
     """
 
     type: ClassVar[str] = "checkpoint"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from typing import Literal
 
-from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record.events import (
     Checkpoint,
     End,
@@ -17,19 +17,24 @@ from xtts_gatekeeper.record.events import (
     Incident,
     PhaseStart,
     Pruned,
+    SampleScore,
     Start,
     TrainEpoch,
     VerdictEvent,
 )
-from xtts_gatekeeper.record.journal import FOLDER, JOURNAL, journal_path, read_events
+from xtts_gatekeeper.record.models import HIGHER_IS_BETTER, Model, model_of, resolve
+from xtts_gatekeeper.series import median_slope, noise_allowance
+
+Source = Literal["journal", "console", "tensorboard", "table"]
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of evaluations over one eval set: only these may be compared with each other."""
+    """A stretch of evaluations that may be compared with each other; `why` it is cut off from those before it."""
 
     eval_set: str | None
     evaluations: tuple[Evaluation, ...]
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,34 +47,62 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Series:
+    """The comparable values of one metric, in order, at GLOBAL_STEPs `steps`.
+
+    `metric` is the name it has in the run, which for a role (`eval.objective`) is another than was asked for.
+    """
+
+    metric: str
+    steps: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The values with the sign that makes lower better."""
+        return tuple(-v for v in self.values) if self.metric in HIGHER_IS_BETTER else self.values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """One run as its events tell it.
 
     A resume can go back to an earlier step. What the abandoned stretch measured is left out of `evaluations` and
     `train_epochs`, which follow the line of weights that is in use; `events` still holds it.
 
-    `source` is `journal`, `console`, `tensorboard` or `table`; `name` tells one run from another where a source holds
-    several; `notes` are what the reader has to say.
+    `name` tells one run from another where a source holds several; `notes` are what the reader has to say; `names` are
+    a policy's own names for metrics.
     """
 
     events: tuple[Event, ...]
     source: str = "journal"
     name: str = ""
     notes: tuple[Note, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
-    def _line(self) -> tuple[tuple[Evaluation, ...], tuple[TrainEpoch, ...]]:
+    def _line(self) -> tuple[tuple[Evaluation, ...], tuple[TrainEpoch, ...], frozenset[int]]:
+        """Evaluations, training epochs, and the ids of the evaluations that were the first after a resume."""
         evaluations: list[Evaluation] = []
         epochs: list[TrainEpoch] = []
+        first_after_resume: set[int] = set()
+        resumed = False
         for event in self.events:
             if isinstance(event, Start):
                 evaluations = [e for e in evaluations if e.step <= event.step]
                 epochs = [e for e in epochs if e.step <= event.step]
+                resumed = bool(evaluations)
             elif isinstance(event, Evaluation):
+                if resumed:
+                    first_after_resume.add(id(event))
+                resumed = False
                 evaluations.append(event)
             elif isinstance(event, TrainEpoch):
                 epochs.append(event)
-        return tuple(evaluations), tuple(epochs)
+        return tuple(evaluations), tuple(epochs), frozenset(first_after_resume)
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
@@ -82,15 +115,62 @@ class RunRecord:
         return self._line[1]
 
     @cached_property
+    def metrics(self) -> frozenset[str]:
+        """The name of every metric that the run logs."""
+        found: set[str] = set()
+        for event in self.events:
+            if isinstance(event, Evaluation | TrainEpoch | SampleScore):
+                found.update(event.metrics)
+        return frozenset(found)
+
+    @property
+    def model(self) -> Model:
+        """The kind of model, by the metrics that it logs."""
+        return model_of(self.metrics)
+
+    def resolve(self, name: str) -> str | None:
+        """The metric of this run that a name or a role (`eval.objective`) means; None when it has none such."""
+        return resolve(name, self.metrics, self.names)
+
+    def series(self, name: str) -> Series:
+        """The comparable values of a metric or role.
+
+        `eval.*` over the latest segment, `train.*` over all epochs, `sample.*` over the prompts of the latest score.
+        """
+        metric = self.resolve(name)
+        if metric is None:
+            return Series(name)
+        points: Sequence[Evaluation | TrainEpoch | SampleScore]
+        if metric.startswith("eval."):
+            points = self.segments[-1].evaluations if self.segments else ()
+        elif metric.startswith("train."):
+            points = self.train_epochs
+        else:
+            points = self.sample_scores
+        found = [(point.step, point.metrics[metric]) for point in points if metric in point.metrics]
+        return Series(metric, tuple(step for step, _ in found), tuple(value for _, value in found))
+
+    @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """`evaluations`, cut wherever the eval set changed."""
-        segments: list[Segment] = []
+        """`evaluations`, cut where the eval set changed, or must have changed, since no training explains the jump."""
+        objective = self.resolve("eval.objective")
+        cuts: list[tuple[list[Evaluation], str]] = []
         for evaluation in self.evaluations:
-            if segments and segments[-1].eval_set == evaluation.eval_set:
-                segments[-1] = Segment(evaluation.eval_set, (*segments[-1].evaluations, evaluation))
-            else:
-                segments.append(Segment(evaluation.eval_set, (evaluation,)))
-        return tuple(segments)
+            why = "" if not cuts else self._cut(cuts[-1][0], evaluation, objective)
+            if not cuts or why:
+                cuts.append(([], why))
+            cuts[-1][0].append(evaluation)
+        return tuple(Segment(group[0].eval_set, tuple(group), why) for group, why in cuts)
+
+    def _cut(self, before: Sequence[Evaluation], after: Evaluation, objective: str | None) -> str:
+        """Why `after` cannot be compared with the evaluations `before` it; empty when it can."""
+        last = before[-1]
+        if last.eval_set != after.eval_set:
+            return f"the eval set changed before step {after.step} ({last.eval_set} to {after.eval_set})"
+        known = after.eval_set is not None and self.source == "journal"  # a fingerprint, not a mere count of clips
+        if known or objective is None or id(after) not in self._line[2]:
+            return ""
+        return unexplained_jump(before, after, objective)
 
     def epochs_done(self, at: Evaluation | TrainEpoch) -> int:
         """How many epochs of training were finished at `at`: what the checklist calls "end of epoch N".
@@ -98,7 +178,16 @@ class RunRecord:
         Counted, not derived from the Trainer's number, which starts at 0, counts an epoch that only evaluated
         (`start_with_eval`) and repeats the one in which a resumed checkpoint was saved.
         """
-        return len({epoch.epoch for epoch in self.train_epochs if epoch.step <= at.step and epoch.epoch <= at.epoch})
+        steps, epochs = self._finished
+        return min(bisect_right(steps, at.step), bisect_right(epochs, at.epoch))
+
+    @cached_property
+    def _finished(self) -> tuple[list[int], list[int]]:
+        """Steps and numbers of the distinct epochs that were finished, each ascending."""
+        first: dict[int, int] = {}
+        for epoch in self.train_epochs:
+            first.setdefault(epoch.epoch, epoch.step)
+        return sorted(first.values()), sorted(first)
 
     @property
     def start(self) -> Start | None:
@@ -111,6 +200,12 @@ class RunRecord:
         return tuple(e for e in self.events if isinstance(e, PhaseStart))
 
     @property
+    def sample_scores(self) -> tuple[SampleScore, ...]:
+        """The scores of samples of the same prompts as the latest ones."""
+        scores = [e for e in self.events if isinstance(e, SampleScore)]
+        return tuple(score for score in scores if score.prompts == scores[-1].prompts)
+
+    @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """Every checkpoint file that was written, those pruned since included."""
         return tuple(e for e in self.events if isinstance(e, Checkpoint))
@@ -120,7 +215,7 @@ class RunRecord:
         """The checkpoint files that should be in the run folder now: written whole and not pruned since."""
         files: dict[str, Checkpoint] = {}
         for event in self.events:
-            if isinstance(event, Checkpoint) and event.intact:
+            if isinstance(event, Checkpoint) and event.intact is not False:
                 files.pop(event.path, None)
                 files[event.path] = event
             elif isinstance(event, Pruned):
@@ -151,78 +246,42 @@ class RunRecord:
 
     def upto(self, evaluation: Evaluation) -> RunRecord:
         """The record as it was when `evaluation` had just been made: what the live gate saw then."""
-        position = next(i for i, event in enumerate(self.events) if event is evaluation)
-        return RunRecord(self.events[: position + 1], self.source)
+        return replace(self, events=self.events[: self._position[id(evaluation)] + 1])
+
+    @cached_property
+    def _position(self) -> dict[int, int]:
+        return {id(event): i for i, event in enumerate(self.events) if isinstance(event, Evaluation)}
+
+    def naming(self, names: Mapping[str, str]) -> RunRecord:
+        """The record with a policy's own names for its metrics."""
+        return replace(self, names=names) if names != self.names else self
+
+
+def unexplained_jump(before: Sequence[Evaluation], after: Evaluation, metric: str) -> str:
+    """A sentence when `metric` changed at a resume by more than training explains, else empty.
+
+    Training explains twice the pace it had, the faster of its latest five evaluations and of all of them (robust
+    slopes), over the steps in between, and the noise: one percent of the level or twice the scatter, ten percent for a
+    rise, which an unlucky resume can make. Below three evaluations there is no pace to judge by.
+    """
+    points = [(e.step, e.metrics[metric]) for e in before if math.isfinite(e.metrics.get(metric, math.nan))]
+    value = after.metrics.get(metric, math.nan)
+    if len(points) < 3 or not math.isfinite(value):
+        return ""
+    steps = [step for step, _ in points]
+    values = [value for _, value in points]
+    pace = max(abs(median_slope(values[-5:], steps[-5:])), abs(median_slope(values, steps)))
+    jump = value - values[-1]
+    explained = 2 * pace * max(0, after.step - steps[-1]) + noise_allowance(values, 0.01 if jump < 0 else 0.1)
+    if abs(jump) <= explained:
+        return ""
+    return (
+        f"{metric} went from {values[-1]:.4g} at step {steps[-1]} to {value:.4g} at step {after.step} with a resume in "
+        f"between, where training explains {explained:.2g}: another eval set, or clips in it that were trained on"
+    )
 
 
 def best_of(evaluations: Iterable[Evaluation], metric: str) -> Evaluation | None:
     """The evaluation with the lowest finite `metric` (the first of equals), or None when there is none."""
     finite = [e for e in evaluations if math.isfinite(e.metrics.get(metric, math.nan))]
     return min(finite, key=lambda e: e.metrics[metric], default=None)
-
-
-def find_run(path: Path) -> Path:
-    """The run folder meant by `path`: the folder itself, its `gatekeeper` folder, its journal, or its only child run.
-
-    Raises:
-        UserError: nothing there, no journal, or several runs.
-    """
-    if not path.exists():
-        raise UserError(f"{path} does not exist; give the folder of a run.")
-    if path.is_dir():
-        folder = path.resolve()
-    elif path.name == JOURNAL:
-        folder = path.resolve().parent
-    else:
-        raise UserError(f"{path} is not a run folder or a {JOURNAL}; give the folder of a run.")
-    if folder.name == FOLDER and (folder / JOURNAL).is_file():
-        return folder.parent
-    if _journal_in(folder) is not None:
-        return folder
-    runs = sorted(child.name for child in folder.iterdir() if journal_path(child).is_file())
-    if len(runs) == 1:
-        return folder / runs[0]
-    if runs:
-        raise UserError(f"{path} holds {len(runs)} runs; name one of them: {', '.join(runs)}.")
-    raise UserError(f"{path} holds no {FOLDER}/{JOURNAL}: it is not a run that the gatekeeper has watched.")
-
-
-def _journal_in(folder: Path) -> Path | None:
-    """The journal of a run folder, or one that was copied out of its run and lies in `folder` alone."""
-    return next((file for file in (journal_path(folder), folder / JOURNAL) if file.is_file()), None)
-
-
-def read_run(path: str | Path) -> RunRecord:
-    """Read the record of a run that the gatekeeper watched, finished or still running.
-
-    Args:
-        path: the run folder, or a folder that holds just one run.
-
-    Raises:
-        UserError: see `find_run`; also for a journal that is no journal.
-    """
-    file = _journal_in(find_run(Path(path)))
-    assert file is not None
-    events = tuple(read_events(file))
-    if not events:
-        raise UserError(f"{file} is empty: the run has recorded nothing yet.")
-    return RunRecord(events)
-
-
-def evaluation_at(record: RunRecord, at: str) -> Evaluation:
-    """The evaluation meant by `epoch:N` (the one that ended the Nth epoch) or `step:N` (the last up to there).
-
-    Raises:
-        UserError: another form, or no evaluation there.
-    """
-    kind, _, number = at.partition(":")
-    if kind not in ("epoch", "step") or not number.isdecimal():
-        raise UserError(f"--at {at!r} is neither epoch:N nor step:N, with N a whole number.")
-    limit = int(number)
-    if kind == "epoch":
-        found = [e for e in record.evaluations if not e.mid_epoch and record.epochs_done(e) == limit]
-    else:
-        found = [e for e in record.evaluations if e.step <= limit]
-    if not found:
-        raise UserError(f"the run has no evaluation at {at}; it has {len(record.evaluations)} evaluations.")
-    return found[0] if kind == "epoch" else found[-1]

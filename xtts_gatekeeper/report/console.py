@@ -24,18 +24,41 @@ _HEADERS = {
 _STYLE = {"continue": "green", "tune": "yellow", "stop": "red", "undecided": "cyan"}
 
 
+def print_gate(console: Console, document: Mapping[str, Any]) -> None:
+    """The whole `gate` verb."""
+    if len(document["runs"]) > 1:
+        for run in document["runs"]:
+            best = run["best"]
+            value = f", best {best['value']:.4f} at step {best['step']}" if best and best["value"] is not None else ""
+            console.print(
+                f"Run {escape(run['run'])}: [{_STYLE[run['verdict']]}]{run['verdict']}[/], {run['evaluations']} "
+                f"evaluations{value}",
+                soft_wrap=True,
+            )
+        judged = document["run"] or document["runs"][-1]["run"]
+        console.print(f"Judged below: {escape(judged)} (another one with --run)", soft_wrap=True)
+    print_verdict(console, document)
+    if "replay" in document:
+        print_replay(console, document["replay"], document["objective"])
+
+
 def print_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
-    """The verdict and its reasons, the deciding ones first."""
+    """The verdict and its reasons, the deciding ones first, then what to do, and where things stand."""
     name = verdict["verdict"]
     gates = escape(f" at {' and '.join(verdict['gates'])}") if verdict["gates"] else ""
     policy = escape(verdict["policy"])
     console.print(f"Verdict{gates}: [bold {_STYLE[name]}]{name}[/]  (policy {policy} {verdict['policy_hash']})")
     for reason in verdict["reasons"]:
-        mark = {"failed": f"[{_STYLE[reason['outcome']]}]{reason['outcome']}[/]", "passed": "ok"}.get(
-            reason["status"], "–"
-        )
+        if reason["status"] == "not_measured":
+            continue
+        outcome = "note" if reason["outcome"] == "continue" else reason["outcome"]
+        mark = {"failed": f"[{_STYLE.get(outcome, 'cyan')}]{outcome}[/]", "passed": "ok"}.get(reason["status"], "–")
         where = f" [{reason['gate']}]" if reason["gate"] else ""
         console.print(f"  {mark:<6} {escape(reason['message'] + where)}", soft_wrap=True)
+    for step in verdict["next_steps"]:
+        console.print(f"  next: {escape(step['message'])}", soft_wrap=True)
+    if verdict["projection"] is not None:
+        console.print(f"  projection: {escape(verdict['projection']['message'])}", soft_wrap=True)
     for word in ("best", "latest"):
         point = verdict[word]
         if point is not None and point["value"] is not None:
@@ -45,8 +68,55 @@ def print_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
                 f"step {point['step']}{escape(file)}",
                 soft_wrap=True,
             )
-    if len(verdict["segments"]) > 1:
-        console.print(f"  the eval set changed {len(verdict['segments']) - 1} times: only the last stretch is compared")
+    for note in verdict["notes"]:
+        times = f" ({note['count']} times)" if note["count"] > 1 else ""
+        console.print(f"  read: {escape(note['message'])}{times}", soft_wrap=True)
+
+
+def print_replay(console: Console, replay: Mapping[str, Any], objective: str) -> None:
+    """The verdict at each evaluation, and what the first stop would have saved."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    for column, justify in (("Epochs", "right"), ("Step", "right"), (objective, "right"), ("Verdict", "left")):
+        table.add_column(column, justify="right" if justify == "right" else "left", no_wrap=True)
+    table.add_column("Because", overflow="fold")
+    for row in replay["rows"]:
+        gates = f" ({', '.join(row['gates'])})" if row["gates"] else ""
+        value = "–" if row["value"] is None else f"{row['value']:.4f}"
+        table.add_row(
+            str(row["epochs_done"]), str(row["step"]), value, escape(row["verdict"] + gates), escape(row["reason"])
+        )
+    console.print(table)
+    stop = replay["stopped_at"]
+    if stop is None:
+        console.print("No evaluation said stop.")
+        return
+    regret = replay["regret"]
+    lost = (
+        "" if regret is None else f"; the best after it is {regret:.4f} lower" if regret > 0 else "; nothing was lost"
+    )
+    console.print(
+        f"First stop after {stop['epochs_done']} epochs, step {stop['step']}: {replay['epochs_saved']} epochs and "
+        f"{replay['evaluations_saved']} evaluations saved{lost}.",
+        soft_wrap=True,
+    )
+
+
+def print_analysis(console: Console, analysis: Mapping[str, Any]) -> None:
+    """What each phase gained, against the value before it, and the distance to the target."""
+    for part in (*analysis["phases"], analysis["overall"]):
+        if part is None:
+            continue
+        way = f"{part['name']}: {part['from']:.4f} at step {part['from_step']} to {part['to']:.4f} at step {part['to_step']}"
+        if not part["comparable"]:
+            gain = "not comparable: the eval set changed in between"
+        elif part["rate_per_step"] is None:
+            gain = "no steps in between"
+        else:
+            share = "" if part["change_share"] is None else f" ({part['change_share']:+.1%})"
+            gain = f"{part['change']:+.4f}{share}, {part['rate_per_step']:+.2e} a step"
+        console.print(f"{way}, {gain}", markup=False, soft_wrap=True)
+    if analysis["distance"] is not None:
+        console.print(f"Distance of the best to the target {analysis['target']:g}: {analysis['distance']:+.4f}")
 
 
 def print_table(console: Console, rows: list[dict[str, Any]]) -> None:
@@ -74,19 +144,20 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
     """The whole `status` verb."""
     baseline = status["baseline"]
     console.print(f"Run {escape(status['run'])}: {status['state']}", soft_wrap=True)
-    if baseline:
-        console.print(
-            f"{baseline['device']}, {baseline['precision']}, scheduler {baseline['scheduler']}; "
-            f"{baseline['train_clips']} train and {baseline['eval_clips']} eval clips; {baseline['resume_mode']}"
-            + (f" from {baseline['resumed_from']}" if baseline["resumed_from"] else ""),
-            markup=False,
-            soft_wrap=True,
-        )
-        for warning in baseline["warnings"]:
-            console.print(f"  warning: {warning}", markup=False, soft_wrap=True)
+    if baseline and baseline["device"]:
+        said = [f"{baseline['device']}, {baseline['precision']}"]
+        if baseline["scheduler"]:
+            said.append(f"scheduler {baseline['scheduler']}")
+        if baseline["train_clips"] is not None:
+            said.append(f"{baseline['train_clips']} train and {baseline['eval_clips']} eval clips")
+        said.append(baseline["resume_mode"] + (f" from {baseline['resumed_from']}" if baseline["resumed_from"] else ""))
+        console.print("; ".join(said), markup=False, soft_wrap=True)
+    for warning in baseline["warnings"] if baseline else ():
+        console.print(f"  warning: {warning}", markup=False, soft_wrap=True)
     print_table(console, status["rows"])
     for phase in status["phases"]:
         console.print(f"{phase['name']}: LR {phase['lr']:g} from step {phase['step']}", markup=False)
+    print_analysis(console, status["analysis"])
     for incident in status["incidents"]:
         console.print(f"Incident at step {incident['step']}: {incident['message']}", markup=False, soft_wrap=True)
     print_verdict(console, status["verdict"])

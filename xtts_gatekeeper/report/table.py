@@ -8,6 +8,7 @@ from typing import Any
 
 from xtts_gatekeeper.checkpoints.inventory import run_files
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate
+from xtts_gatekeeper.gates.analysis import analysis
 from xtts_gatekeeper.record import Evaluation, RunRecord, TrainEpoch, VerdictEvent
 
 #: Column -> key of a row, in the checklist's order.
@@ -24,12 +25,16 @@ COLUMNS = {
 }
 
 
+_UNENDED = {True: "running or killed", False: "running, or its end is not in the log"}
+
+
 def tracking_rows(record: RunRecord, policy: Policy) -> list[dict[str, Any]]:
     """One row for each evaluation, or for a training epoch that had none, in order of time.
 
     `epochs_done` counts finished epochs of training, as the checklist does; `epoch` is the Trainer's number. The
     decision is the verdict the live gate gave, or would have given by `policy` where it gave none.
     """
+    record = record.naming(policy.names)
     given = _live_verdicts(record)
     epochs = {epoch.epoch: epoch for epoch in record.train_epochs}
     rows = []
@@ -74,29 +79,37 @@ def _row(
         "epoch": at.epoch,
         "step": at.step,
         "mid_epoch": mid_epoch,
-        "train_total": train.get("train.loss"),
-        "train_mel": train.get("train.mel_ce"),
-        "objective": evaluation.metrics.get(policy.objective) if evaluation else None,
-        "text_ce": evaluation.metrics.get("eval.text_ce") if evaluation else None,
-        "lr_end": epoch.lr_end if epoch else None,
+        "train_total": train.get(record.resolve("train.total") or ""),
+        "train_mel": train.get(record.resolve("train.mel") or ""),
+        "objective": evaluation.metrics.get(record.resolve(policy.objective) or "") if evaluation else None,
+        "text_ce": evaluation.metrics.get(record.resolve("eval.text") or "") if evaluation else None,
+        "lr_end": epoch.lr_end or None if epoch else None,
         "memory_state": epoch.memory_state if epoch else None,
-        "sample_score": None,
+        "sample_score": _sample_score(record, at),
         "gates": gates,
         "decision": decision,
     }
 
 
+def _sample_score(record: RunRecord, at: Evaluation | TrainEpoch) -> float | None:
+    """The rubric's total of the samples made with these weights."""
+    scores = (score.metrics.get("sample.score") for score in record.sample_scores if score.step == at.step)
+    return next((score for score in scores if score is not None), None)
+
+
 def status(run: Path, record: RunRecord, policy: Policy) -> dict[str, Any]:
     """Everything `status` prints, as one JSON document."""
     start = record.start
-    files = run_files(run)
+    files = run_files(run) if run.is_dir() else {}
     freed = sum(event.bytes_freed for event in record.pruned)
     return {
         "run": str(run),
-        "state": record.end.how if record.end else "running or killed",
+        "state": record.end.how if record.end else _UNENDED[record.source == "journal"],
         "baseline": start.to_dict() if start else None,
         "rows": tracking_rows(record, policy),
+        "source": record.source,
         "phases": [{"name": p.name, "lr": p.lr, "step": p.step, "epoch": p.epoch} for p in record.phases],
+        "analysis": analysis(record, policy.objective, policy.target.value if policy.target else None),
         "verdict": evaluate(record, policy).to_dict(),
         "files": files,
         "disk_bytes": sum(files.values()),

@@ -1,0 +1,42 @@
+"""Exact metrics and verdicts on the dashboard that the Trainer has: TensorBoard, W&B, MLflow, Aim or ClearML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from xtts_gatekeeper.gates import Verdict
+from xtts_gatekeeper.record import TrainEpoch
+from xtts_gatekeeper.trainer_port import TrainerPort
+
+#: Prefix of every name of ours, so that they stand together and no reader of ours takes them for a second run.
+SCOPE = "Gatekeeper"
+
+#: The verdict as a curve.
+VERDICTS: dict[str, int] = {"undecided": -1, "continue": 0, "tune": 1, "stop": 2}
+
+
+class Dashboard:
+    """Sends what we measured to the Trainer's own dashboard logger, at GLOBAL_STEP."""
+
+    def __init__(self, port: TrainerPort) -> None:
+        self.port = port
+
+    def train_epoch(self, epoch: TrainEpoch) -> None:
+        """The exact means of a training epoch and what it took."""
+        more = {"train.nonfinite_batches": float(epoch.nonfinite_batches)}
+        if epoch.memory_used is not None:
+            more["train.memory_used"] = epoch.memory_used
+        self._scalars({**epoch.metrics, **more})
+
+    def verdict(self, metrics: Mapping[str, float], verdict: Verdict) -> None:
+        """An evaluation's exact means, the verdict as a number and its reasons as text."""
+        self._scalars({**metrics, "verdict": float(VERDICTS[verdict.verdict])})
+        gates = f" at {' and '.join(verdict.gates)}" if verdict.gates else ""
+        lines = [f"**{verdict.verdict}**{gates}"]
+        lines += [f"- {r.outcome}: {r.message}" for r in verdict.reasons if r.status == "failed"]
+        lines += [f"- next: {step.message}" for step in verdict.next_steps]
+        self.port.dashboard_text(f"{SCOPE}/verdict", "\n".join(lines))
+
+    def _scalars(self, values: Mapping[str, float]) -> None:
+        self.port.dashboard_scalars(SCOPE, {name: value for name, value in values.items() if math.isfinite(value)})

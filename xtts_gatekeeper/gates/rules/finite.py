@@ -1,0 +1,58 @@
+"""Losses that are numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from xtts_gatekeeper.gates.rules.base import Finding, require
+from xtts_gatekeeper.record import Evaluation, RunRecord, TrainEpoch
+
+
+@dataclass(frozen=True)
+class Finite:
+    """No NaN or Inf in the latest evaluation, and none in `consecutive` training batches in a row.
+
+    A single non-finite batch is a bad clip, not a diverged model: it is mentioned and does not fail the rule.
+    """
+
+    consecutive: int = 3
+
+    def __post_init__(self) -> None:
+        require(self.consecutive >= 1, f"consecutive is {self.consecutive}, it must be 1 or more")
+
+    def check(self, record: RunRecord) -> Finding:
+        """See the class."""
+        evaluation = record.evaluations[-1]
+        epoch = record.train_epochs[-1] if record.train_epochs else None
+        broken = not_finite(evaluation) or (not_finite(epoch, self.consecutive) if epoch else None)
+        if broken:
+            return broken
+        isolated = epoch.nonfinite_batches if epoch is not None else 0
+        note = f"; {isolated} isolated NaN batches in the last epoch point to bad clips" if isolated else ""
+        return Finding("passed", f"losses are finite{note}", {"isolated_nonfinite_batches": isolated})
+
+
+def not_finite(event: Evaluation | TrainEpoch, consecutive: int = 1) -> Finding | None:
+    """The finding for an evaluation, or a training epoch, in which the losses ceased to be numbers; else None."""
+    bad = [name for name, value in event.metrics.items() if not math.isfinite(value)]
+    if isinstance(event, TrainEpoch):
+        if event.longest_nonfinite_run < consecutive:
+            return None
+        return Finding(
+            "failed",
+            f"{event.longest_nonfinite_run} training batches in a row gave NaN or Inf up to step {event.step}",
+            {"step": event.step, "in_a_row": event.longest_nonfinite_run},
+        )
+    if not event.nonfinite_batches and not bad:
+        return None
+    what = (
+        f"{event.nonfinite_batches} of {event.batches} batches of the evaluation"
+        if event.nonfinite_batches and event.batches
+        else f"{', '.join(bad)} of the evaluation"
+    )
+    return Finding(
+        "failed",
+        f"{what} at step {event.step} gave NaN or Inf",
+        {"step": event.step, "nonfinite_batches": event.nonfinite_batches, "metrics": bad},
+    )

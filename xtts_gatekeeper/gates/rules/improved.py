@@ -1,0 +1,71 @@
+"""How much better a metric is than it was."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from xtts_gatekeeper.gates.rules.base import Finding, Metric, When, lacking, require
+from xtts_gatekeeper.record import RunRecord
+from xtts_gatekeeper.record.run import Series
+from xtts_gatekeeper.series import level
+
+
+@dataclass(frozen=True)
+class Improved:
+    """The latest `metric` is better than it was `since` then, by more than `by` (a share of what it was).
+
+    `since` is `first` (the first comparable point), `previous` (the point before), `best` (the best before) or
+    `previous_gate` (the point at which the gate before this one in the policy came due, `gate`; the policy's reader
+    fills that in).
+    """
+
+    metric: Metric
+    since: Literal["first", "previous", "best", "previous_gate"] = "first"
+    by: float = 0.0
+    gate: When | None = None
+
+    def __post_init__(self) -> None:
+        require(0 <= self.by < math.inf, f"by is {self.by}, it must be 0 or more")
+
+    def check(self, record: RunRecord) -> Finding:
+        """See the class."""
+        points = record.series(self.metric)
+        lack = lacking(points, 2)
+        if lack:
+            return lack
+        then = self._then(record, points)
+        if then is None:
+            return Finding("not_measured", f"{points.metric} has no point at the gate before that can be compared")
+        name = f"{'its best' if self.since == 'best' else self.since.replace('_', ' ')}"
+        was, value, step = points.values[then], points.values[-1], points.steps[-1]
+        size = level([was]) or level(points.values)
+        gain = (points.losses[then] - points.losses[-1]) / size if size else 0.0
+        evidence = {
+            self.since: was,
+            f"{self.since}_step": points.steps[then],
+            "latest": value,
+            "step": step,
+            "gain": gain,
+        }
+        change = (
+            f"{was:.4g} at step {points.steps[then]} to {value:.4g} at step {step} ({(value - was) / size:+.1%})"
+            if size
+            else ""
+        )
+        since = "the first measurement" if self.since == "first" else name
+        if gain > self.by:
+            return Finding("passed", f"{points.metric} improved since {since}: {change}", evidence)
+        enough = f" by {self.by:.1%}" if self.by else ""
+        return Finding("failed", f"{points.metric} has not improved{enough} since {since}: {change}", evidence)
+
+    def _then(self, record: RunRecord, points: Series) -> int | None:
+        """Index of the point to compare with."""
+        earlier = range(len(points) - 1)
+        if self.since == "best":
+            return min(earlier, key=lambda i: (not math.isfinite(points.losses[i]), points.losses[i]))
+        if self.since == "previous_gate":
+            due = [e.step for e in record.evaluations if self.gate is not None and self.gate.come(record, e)]
+            return next((i for i in earlier if due and points.steps[i] >= due[0]), None)
+        return 0 if self.since == "first" else len(points) - 2

@@ -1,0 +1,36 @@
+"""No step back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from xtts_gatekeeper.gates.rules.base import Finding, Metric, lacking, require
+from xtts_gatekeeper.record import RunRecord
+
+
+@dataclass(frozen=True)
+class NotRegressed:
+    """The latest `metric` is not worse than the best before it by more than `by`, in the metric's own units.
+
+    For the checklist's "no major regression in pronunciation/stop behavior": a point or two of the rubric is taste.
+    """
+
+    metric: Metric
+    by: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.by < math.inf, f"by is {self.by}, it must be 0 or more")
+
+    def check(self, record: RunRecord) -> Finding:
+        """See the class."""
+        points = record.series(self.metric)
+        lack = lacking(points, 2)
+        if lack:
+            return lack
+        best = min(range(len(points) - 1), key=lambda i: points.losses[i])
+        was, latest = points.values[best], points.values[-1]
+        evidence = {"best": was, "best_step": points.steps[best], "latest": latest, "step": points.steps[-1]}
+        if points.losses[-1] - points.losses[best] > self.by:
+            return Finding("failed", f"{points.metric} regressed from {was:.4g} to {latest:.4g}", evidence)
+        return Finding("passed", f"{points.metric} has not regressed ({was:.4g} to {latest:.4g})", evidence)

@@ -1,0 +1,66 @@
+"""The checklist's "consistently worsens for 3+ checks" and "drifting upward for 3+ epochs"."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+from xtts_gatekeeper.gates.rules.base import Finding, Metric, lacking, require, worse
+from xtts_gatekeeper.record import RunRecord
+from xtts_gatekeeper.series import level, noise
+
+
+@dataclass(frozen=True)
+class NotWorsening:
+    """The last `checks` values of `metric` are not all worse than its best, clearly, and at their worst now.
+
+    Clearly: their median is further from the best stretch (the best running median of as many values; the best single
+    value is best by luck, the more so the longer the run) than `noises` standard deviations of the noise, and than
+    `tolerance` of the level. At their worst now: no earlier value since the best was worse by more than the noise,
+    which tells a climb from a spike that is coming back.
+
+    For the validation objective, the auxiliary losses, and sample scores that regress for several checkpoints.
+    """
+
+    metric: Metric
+    checks: int = 3
+    noises: float = 2.5
+    tolerance: float = 0.002
+
+    def __post_init__(self) -> None:
+        require(self.checks >= 1, f"checks is {self.checks}, it must be 1 or more")
+        require(0 <= self.noises < math.inf, f"noises is {self.noises}, it must be 0 or more")
+        require(0 <= self.tolerance < math.inf, f"tolerance is {self.tolerance}, it must be 0 or more")
+
+    def check(self, record: RunRecord) -> Finding:
+        """See the class."""
+        points = record.series(self.metric)
+        lack = lacking(points, self.checks + 1)
+        if lack:
+            return lack
+        losses = [value for value in points.losses if math.isfinite(value)]
+        if len(losses) <= self.checks:
+            return Finding("passed", f"{points.metric} is not finite often enough to compare: see the rule finite", {})
+        best, last = min(losses), losses[-self.checks :]
+        stretch = min(median(losses[i : i + self.checks]) for i in range(len(losses) - self.checks))
+        sigma = noise(losses)
+        rise = median(last) - stretch
+        allowed = max(self.noises * sigma, self.tolerance * level(last))
+        worst = max(losses[losses.index(best) :])
+        first = points.values[points.losses.index(best)]
+        evidence = {
+            "steps": list(points.steps[-self.checks :]),
+            "values": list(points.values[-self.checks :]),
+            "best": first,
+            "change": rise,
+            "noise_allowance": allowed,
+        }
+        word = worse(points)
+        if min(last) > best and rise > allowed and last[-1] + sigma >= worst:
+            message = (
+                f"{points.metric} has {word} for {self.checks} checks in a row, to {points.values[-1]:.4g} from its best "
+                f"of {first:.4g}, by more than its noise"
+            )
+            return Finding("failed", message, evidence)
+        return Finding("passed", f"{points.metric} has not {word} for {self.checks} checks in a row", evidence)

@@ -1,0 +1,54 @@
+"""The model learns its clips by heart."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from xtts_gatekeeper.gates.rules.base import Finding, Metric, lacking, require, too_early
+from xtts_gatekeeper.record import RunRecord
+from xtts_gatekeeper.series import median_slope, noise_allowance
+
+
+@dataclass(frozen=True)
+class Overfit:
+    """Over the last `window` evaluations, `eval` gains at least `share` of what `train` gains.
+
+    Judged where `train` falls beyond its noise (`noise` is the share for it). Below that share the gap between the two
+    grows while what counts stands still or becomes worse.
+    """
+
+    eval: Metric = Metric("eval.objective")
+    train: Metric = Metric("train.objective")
+    window: int = 4
+    share: float = 0.1
+    noise: float = 0.01
+
+    def __post_init__(self) -> None:
+        require(self.window >= 3, f"window is {self.window}, it must be 3 or more")
+        require(0 <= self.share <= 1, f"share is {self.share}, it must be 0 to 1")
+        require(0 <= self.noise < math.inf, f"noise is {self.noise}, it must be 0 or more")
+
+    def check(self, record: RunRecord) -> Finding:
+        """See the class."""
+        measured, trained = record.series(self.eval), record.series(self.train)
+        lack = lacking(measured, self.window) or lacking(trained, 2)
+        if lack:
+            return lack
+        begin, end = measured.steps[-self.window], measured.steps[-1]
+        recent = [value for step, value in zip(trained.steps, trained.values, strict=True) if begin <= step <= end]
+        if len(recent) < 2:
+            return too_early(trained.metric, len(recent), 2)
+        values = measured.values[-self.window :]
+        if not all(map(math.isfinite, (*values, *recent))):
+            return Finding("passed", "train and eval losses are not all finite: see the rule finite", {})
+        gain = -median_slope(values) * (len(values) - 1)
+        learned = -median_slope(recent) * (len(recent) - 1)
+        evidence = {"eval_gain": gain, "train_gain": learned, "gap": values[-1] - recent[-1], "steps": [begin, end]}
+        if learned > noise_allowance(trained.values, self.noise, recent) and gain < self.share * learned:
+            message = (
+                f"{trained.metric} falls on ({recent[0]:.4g} to {recent[-1]:.4g}) and {measured.metric} does not follow "
+                f"({values[0]:.4g} to {values[-1]:.4g} over the last {len(values)} evaluations): overfitting"
+            )
+            return Finding("failed", message, evidence)
+        return Finding("passed", f"{measured.metric} follows {trained.metric}", evidence)

@@ -1,0 +1,51 @@
+"""Which way a metric goes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from xtts_gatekeeper.gates.rules.base import Finding, Metric, Status, lacking, require
+from xtts_gatekeeper.record import RunRecord
+from xtts_gatekeeper.series import median_slope, noise_allowance
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The robust slope of `metric` over its last `window` points (0: all) is flat-to-better, or clearly better.
+
+    `require: flat_to_down` fails when the fitted change over the window is a rise beyond its noise (`noise` is the
+    share for it). `require: down` fails unless it is a fall beyond its noise. For a score, where higher is better, up
+    and down change places.
+    """
+
+    metric: Metric
+    window: int = 3
+    noise: float = 0.01
+    require: Literal["flat_to_down", "down"] = "flat_to_down"
+
+    def __post_init__(self) -> None:
+        require(self.window == 0 or self.window >= 2, f"window is {self.window}, it must be 0 (all) or 2 or more")
+        require(0 <= self.noise < math.inf, f"noise is {self.noise}, it must be 0 or more")
+
+    def check(self, record: RunRecord) -> Finding:
+        """See the class."""
+        points = record.series(self.metric)
+        lack = lacking(points, self.window or 3)
+        if lack:
+            return lack
+        values = points.values[-self.window :]
+        if not all(map(math.isfinite, values)):
+            return Finding("failed", f"{points.metric} is not finite in the last {len(values)} points", {})
+        change = median_slope(points.losses[-self.window :]) * (len(values) - 1)
+        allowed = noise_allowance(points.values, self.noise, values)
+        evidence = {"change": change, "noise_allowance": allowed, "steps": list(points.steps[-self.window :])}
+        over = f"over the last {len(values)} points ({values[0]:.4g} to {values[-1]:.4g})"
+        up, down = ("falls", "rises") if points.losses is not points.values else ("rises", "falls")
+        if change > allowed:
+            return Finding("failed", f"{points.metric} {up} {over}", evidence)
+        if change < -allowed:
+            return Finding("passed", f"{points.metric} {down} {over}", evidence)
+        status: Status = "failed" if self.require == "down" else "passed"
+        return Finding(status, f"{points.metric} is flat {over}", evidence)
