@@ -69,7 +69,8 @@ def old_run(epochs=2, n=10, last=5, start=0, path=RUN, mel=3.5):
         base = start + number * n
         text += epoch(number, last, path) + training()
         text += step(0, n, base) + step(5, n, base + 5)
-        text += EVALUATION + performance(mel - number / 10, "+0" if number == 0 else "-0.1") + (best(base + n, path) if path else "")
+        text += EVALUATION + performance(mel - number / 10, "+0" if number == 0 else "-0.1")
+        text += best(base + n, path) if path else ""
     return text
 
 

@@ -239,7 +239,7 @@ def test_metrics_override_what_a_tag_means():
     assert record.evaluations[0].metrics["eval.q"] == 7.0
     assert "eval.loss_mel" not in record.evaluations[0].metrics
     assert "metric_not_found" in codes(record)
-    with pytest.raises(UserError, match="mel.*must begin with"):
+    with pytest.raises(UserError, match=r"mel.*must begin with"):
         TensorBoardParser(metrics={"mel": "loss/val_mel_epoch"})
 
 

@@ -117,7 +117,7 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
         verdict = max(failed, key=lambda reason: _SEVERITY[reason.outcome]).outcome
     elif len(measured) < policy.minimum_evaluations:
         verdict = "undecided"
-        reasons.append(_too_few(len(measured), objective, policy.minimum_evaluations))
+        reasons.append(_too_few(record, len(measured), objective, policy.minimum_evaluations))
     elif any(reason.status == "too_early" and reason.gate for reason in reasons):
         verdict = "undecided"
     else:
@@ -171,10 +171,15 @@ def _reason(due: PolicyRule, record: RunRecord, gate: str | None = None) -> Reas
     return Reason(due.name, finding.message, evidence, finding.status, outcome, gate)
 
 
-def _too_few(have: int, objective: str, need: int) -> Reason:
+def _too_few(record: RunRecord, have: int, objective: str, need: int) -> Reason:
+    message = f"{have} comparable evaluations of {objective} so far, the policy needs {need}"
+    if not record.evaluations:
+        message = "no evaluation in this run yet"
+        if record.incidents:
+            message += f"; it says: {record.incidents[-1].message}"
     return Reason(
         code="too_few_evaluations",
-        message=f"{have} comparable evaluations of {objective} so far, the policy needs {need}",
+        message=message,
         evidence={"have": have, "need": need},
         status="too_early",
         outcome="continue",
@@ -189,7 +194,8 @@ def _rank(reason: Reason, verdict: VerdictName) -> int:
         return 1
     if reason.status == "not_measured":
         return 3
-    return 0 if verdict == "undecided" else 2
+    waited_for = verdict == "undecided" and (reason.gate is not None or reason.code == "too_few_evaluations")
+    return 0 if waited_for else 2
 
 
 def _point(

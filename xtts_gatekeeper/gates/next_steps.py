@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from xtts_gatekeeper.record import Evaluation, RunRecord
+from xtts_gatekeeper.record import RunRecord
 from xtts_gatekeeper.series import median_slope, noise_allowance
 
 if TYPE_CHECKING:
@@ -76,9 +76,8 @@ def _keep_best(case: _Case) -> list[NextStep]:
 
 def _lower_lr(case: _Case, factor: float, why: str) -> list[NextStep]:
     if case.lr is None:
-        return [
-            NextStep("lower_lr", f"lower the learning rate to {factor:.2g} of what it is: {why}", {"factor": factor})
-        ]
+        words = "halve" if factor == 0.5 else f"multiply by {factor:g}"
+        return [NextStep("lower_lr", f"{words} the learning rate: {why}", {"factor": factor})]
     lr = float(f"{case.lr * factor:.2g}")
     return [
         NextStep(
@@ -123,7 +122,7 @@ def _smaller_batch(case: _Case) -> list[NextStep]:
 
 def _train_falls(case: _Case) -> bool | None:
     """Whether the training loss still falls beyond its noise; None when it is not known."""
-    points = case.record.series("train.objective")
+    points = max((case.record.series(name) for name in ("train.objective", "train.total")), key=len)
     if len(points) < 3:
         return None
     values = points.values[-5:]
@@ -204,7 +203,9 @@ def _data(case: _Case) -> list[NextStep]:
     return [NextStep("filter_data", "filter the data: audit the clips, check transcripts and duration alignment")]
 
 
-def _train_rises(case: _Case, reason: Reason) -> list[NextStep]:
+def _trend(case: _Case, reason: Reason) -> list[NextStep]:
+    if str(reason.evidence.get("metric", "")).startswith("eval."):
+        return _worsened(case, reason) if reason.evidence.get("change", 0.0) > 0 else _flat(case, reason)
     return _lower_lr(case, 0.5, "the training loss rises with it") + _data(case)
 
 
@@ -280,7 +281,7 @@ _ADVICE: dict[str, Callable[[_Case, Any], list[NextStep]]] = {
     "plateau": _flat,
     "slowing": _flat,
     "improved": _no_gain,
-    "trend": _train_rises,
+    "trend": _trend,
     "not_regressed": _listen,
     "spike": _spiked,
     "target": _reached,

@@ -47,8 +47,8 @@ class Policy:
     """A set of rules.
 
     `objective` is the metric or role that `best` means; `metrics` gives names of the policy's own to tags, columns or
-    logged metrics; `text` is the file as it was read, comments included, `path` where it was read from, `shipped` whether
-    that is in this package.
+    logged metrics; `text` is the file as it was read, comments included, `path` where it was read from, `shipped`
+    whether that is in this package.
     """
 
     name: str

@@ -28,9 +28,9 @@ Status = Literal["reached", "expected", "not_at_this_trend", "too_few_points"]
 class Projection:
     """The way to the target.
 
-    `steps` and `seconds` are counted from the latest evaluation; `steps_interval` held the truth in eight
-    of ten simulated runs (`benchmarks/projection.py`); its second end is None where the target may never be reached. `error` is
-    the standard deviation of the fit's residuals in units of the metric, over `points` evaluations.
+    `steps` and `seconds` are counted from the latest evaluation; `steps_interval` held the truth in eight of ten
+    simulated runs (`benchmarks/projection.py`); its second end is None where the target may never be reached. `error`
+    is the standard deviation of the fit's residuals in units of the metric, over `points` evaluations.
     """
 
     metric: str

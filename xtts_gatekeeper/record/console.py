@@ -164,14 +164,16 @@ class ConsoleParser:
     def _stretch(self, layout: Layout, columns: Sequence[Sequence[bytes]], start: int, end: int) -> None:
         """Steps that follow each other, of which the first and the last go the long way."""
         wholes = columns[0]
-        inner = slice(start + 1, end - 1)
         if end - start > 3 and self._regular(columns, slice(start, end)):
             self._all_lines(wholes[start])
-            losses = {key: columns[4 + i][inner] for i, key in enumerate(layout.keys)}
-            if self._story.add_many(losses):
-                start = end - 1
-            else:
-                start += 1
+            inner = slice(start + 1, end - 1)
+            if not self._story.add_many({key: columns[4 + i][inner] for i, key in enumerate(layout.keys)}):
+                # A batch among them is NaN or odd: it has to go the long way, its neighbours need not.
+                middle = (start + 1 + end) // 2
+                self._stretch(layout, columns, start + 1, middle)
+                self._stretch(layout, columns, middle, end)
+                return
+            start = end - 1
         for whole in wholes[start:end]:
             self._all_lines(whole)
 

@@ -45,7 +45,7 @@ def masked_crc(data: bytes) -> int:
     """CRC-32C (Castagnoli), rotated and shifted as TFRecord stores it.
 
     >>> hex(masked_crc(b"123456789"))
-    '0xc7889b3'
+    '0xc78ab0e5'
     """
     crc = 0xFFFFFFFF
     table = _TABLE

@@ -13,18 +13,20 @@ from xtts_gatekeeper.record.table_cells import Column, Numbers, index_value, pla
 from xtts_gatekeeper.record.table_runs import Row, Table, build
 
 _LONGEST_LINE = 1 << 20
+_LONGEST_RULE = 10_000
 _DELIMITERS = ("\t", ";", ",")
 _SPACES, _WIDE = " ", "  "  #: columns parted by any space, or by two and more
 _SEPARATOR = re.compile(r"[\s|:+=-]*(?:--|==|:-|-:|\|\s*-\s*\|)[\s|:+=-]*")
 _COLUMNS = re.compile(r"columns?\s*:\s*", re.IGNORECASE)
 #: What only a training log has; such a log may well print a table, too.
-_LOG = re.compile(r"^\W*(?:\[\d*m\W*)*(?:EPOCH: \d|STEP: \d|EVALUATION\b|TRAINING \(|EVAL PERFORMANCE)|\| > ", re.M)
+_LOG = re.compile(r"^[^\w\n]*(?:EPOCH: \d|STEP: \d|EVALUATION\b|TRAINING \(|EVAL PERFORMANCE)|\| > ", re.MULTILINE)
+_COLOURS = re.compile(r"\x1b?\[[\d;]*m")
 
 
 def looks_like_table(text_start: str | bytes) -> bool:
     """Whether a text that begins like this holds a table of metrics by epoch or step. A console log does not."""
     text = text_start if isinstance(text_start, str) else text_start.decode(errors="replace")
-    if _LOG.search(text):
+    if _LOG.search(_COLOURS.sub("", text)):
         return False
     parser = TableParser()
     parser.feed(text.encode(errors="replace"))
@@ -123,7 +125,7 @@ class TableParser:
 
     def _rule(self, text: str) -> None:
         """A line without letters and numbers: a separator below a header, a rule, a fence, a row of empty cells."""
-        if self._pipes and _SEPARATOR.fullmatch(text):
+        if self._pipes and len(text) < _LONGEST_RULE and _SEPARATOR.fullmatch(text):
             header, self._pipes = self._pipes, []
             columns = read_header(header, self._named)
             if columns is None:

@@ -27,10 +27,14 @@ _NUMBER = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _INDEX = re.compile(
-    rf"(?:(?:epoch|ep|(?:global[_ ])?step|iter|iteration|\#)\s*[.:#]?\s*)?(\d[\d.,{_SPACES}]*\d|\d)\s*(?:/\s*\d[\d.,]*\s*)?((?:\(.*\))?[^\w%]*)",
+    r"(?:(?:epoch|ep|(?:global[_ ])?step|iter|iteration|\#)\s*[.:#]?\s*)?"
+    rf"(\d[\d.,{_SPACES}]*\d|\d)"
+    r"\s*(?:/\s*\d[\d.,]*\s*)?(?:\(.*\))?[^\w%]*",
     re.IGNORECASE | re.DOTALL,
 )
 _GROUPED = re.compile(rf"\d{{1,3}}(?:[,.{_SPACES}]\d{{3}})+")
+#: Nobody types a longer number, and the patterns above take the square of a cell's length.
+_LONGEST, _MOST_COLUMNS = 200, 1000
 #: Beyond this a float is no exact number of steps.
 _MOST = 2**53
 
@@ -65,7 +69,7 @@ class Numbers:
         text = plain(cell)
         if text.casefold() in _MISSING:
             return None
-        match = _NUMBER.fullmatch(text)
+        match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST else None
         if match is None or re.search(r"[^\W_]|%", re.sub(r"\([^()]*\)", "", match[2])):
             raise ValueError(f"{cell!r} is no number")
         return self._number(match[1])
@@ -103,7 +107,7 @@ def index_value(cell: str) -> float | None:
     >>> index_value("1500 (Phase 1 end)"), index_value("Epoch 3/30"), index_value("1,500"), index_value("5.046 → 3.5")
     (1500.0, 3.0, 1500.0, None)
     """
-    match = _INDEX.fullmatch(plain(cell))
+    match = _INDEX.fullmatch(plain(cell)) if len(cell) <= _LONGEST else None
     if match is None:
         return None
     text = match[1]
@@ -137,7 +141,7 @@ def read_header(cells: Sequence[str], named: Mapping[str, str]) -> list[Column] 
     columns: list[Column] = []
     for cell in cells:
         header = plain(cell)
-        if _NUMBER.fullmatch(header) or len(header) > 80:
+        if len(cells) > _MOST_COLUMNS or len(header) > 80 or _NUMBER.fullmatch(header):
             return None
         columns.append(_column(header, named.get(header.casefold())))
     for kind in ("epoch", "step", "lr", "memory_state", "sample_score", "run"):

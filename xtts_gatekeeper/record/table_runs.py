@@ -224,10 +224,13 @@ def _stretches(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows cut where another run begins: at its first row again, or in another table further back."""
     runs: list[list[Row]] = []
     seen: set[Row] = set()
+    several = rows[-1].part > rows[0].part
     for row in rows:
-        if row.part > 1 and replace(row, part=0) in seen:  # a report shows its best rows twice
-            continue
-        seen.add(replace(row, part=0))
+        if several:
+            here = replace(row, part=0)
+            if here in seen and row.part > 1:  # a report shows its best rows twice
+                continue
+            seen.add(here)
         back = bool(runs) and row.index < runs[-1][-1].index
         if not runs or (back and (row.part != runs[-1][-1].part or row.index <= runs[-1][0].index)):
             runs.append([])

@@ -106,7 +106,10 @@ def print_analysis(console: Console, analysis: Mapping[str, Any]) -> None:
     for part in (*analysis["phases"], analysis["overall"]):
         if part is None:
             continue
-        way = f"{part['name']}: {part['from']:.4f} at step {part['from_step']} to {part['to']:.4f} at step {part['to_step']}"
+        way = (
+            f"{part['name']}: {part['from']:.4f} at step {part['from_step']} to {part['to']:.4f} at step "
+            f"{part['to_step']}"
+        )
         if not part["comparable"]:
             gain = "not comparable: the eval set changed in between"
         elif part["rate_per_step"] is None:

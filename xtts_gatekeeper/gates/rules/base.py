@@ -11,6 +11,9 @@ from xtts_gatekeeper.record.run import Series
 #: A field of a rule that takes a metric (`eval.loss_dur`) or a role (`eval.duration`).
 Metric = NewType("Metric", str)
 
+EVAL_OBJECTIVE = Metric("eval.objective")
+TRAIN_OBJECTIVE = Metric("train.objective")
+
 #: `too_early`: the points will come; `not_measured`: this run has nothing of the kind.
 Status = Literal["passed", "failed", "too_early", "not_measured"]
 

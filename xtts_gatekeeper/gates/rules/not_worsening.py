@@ -59,8 +59,8 @@ class NotWorsening:
         word = worse(points)
         if min(last) > best and rise > allowed and last[-1] + sigma >= worst:
             message = (
-                f"{points.metric} has {word} for {self.checks} checks in a row, to {points.values[-1]:.4g} from its best "
-                f"of {first:.4g}, by more than its noise"
+                f"{points.metric} has {word} for {self.checks} checks in a row, to {points.values[-1]:.4g} from its "
+                f"best of {first:.4g}, by more than its noise"
             )
             return Finding("failed", message, evidence)
         return Finding("passed", f"{points.metric} has not {word} for {self.checks} checks in a row", evidence)

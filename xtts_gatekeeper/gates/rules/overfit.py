@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from xtts_gatekeeper.gates.rules.base import Finding, Metric, lacking, require, too_early
+from xtts_gatekeeper.gates.rules.base import (
+    EVAL_OBJECTIVE,
+    TRAIN_OBJECTIVE,
+    Finding,
+    Metric,
+    lacking,
+    require,
+    too_early,
+)
 from xtts_gatekeeper.record import RunRecord
 from xtts_gatekeeper.series import median_slope, noise_allowance
 
@@ -18,8 +26,8 @@ class Overfit:
     grows while what counts stands still or becomes worse.
     """
 
-    eval: Metric = Metric("eval.objective")
-    train: Metric = Metric("train.objective")
+    eval: Metric = EVAL_OBJECTIVE
+    train: Metric = TRAIN_OBJECTIVE
     window: int = 4
     share: float = 0.1
     noise: float = 0.01
@@ -47,8 +55,8 @@ class Overfit:
         evidence = {"eval_gain": gain, "train_gain": learned, "gap": values[-1] - recent[-1], "steps": [begin, end]}
         if learned > noise_allowance(trained.values, self.noise, recent) and gain < self.share * learned:
             message = (
-                f"{trained.metric} falls on ({recent[0]:.4g} to {recent[-1]:.4g}) and {measured.metric} does not follow "
-                f"({values[0]:.4g} to {values[-1]:.4g} over the last {len(values)} evaluations): overfitting"
+                f"{trained.metric} falls on ({recent[0]:.4g} to {recent[-1]:.4g}) and {measured.metric} does not "
+                f"follow ({values[0]:.4g} to {values[-1]:.4g} over the last {len(values)} evaluations): overfitting"
             )
             return Finding("failed", message, evidence)
         return Finding("passed", f"{measured.metric} follows {trained.metric}", evidence)
