@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from xtts_gatekeeper.record import Checkpoint, Evaluation, Incident, Journal, RunRecord, Start, TrainEpoch, journal_path
-from xtts_gatekeeper.record.events import End, Event, Pruned, VerdictEvent
+from xtts_gatekeeper.record.events import End, Event, PhaseStart, Pruned, SampleScore, VerdictEvent
 
 STEPS = 10  # steps of an epoch
 TIME = "2025-01-01T00:00:00+0000"
@@ -78,6 +78,19 @@ def saved(step, kind="latest", intact=True, path=None, reason="", **values):
     return Checkpoint(step=step, kind=kind, path=path, intact=intact, reason=reason, **given)
 
 
+def phase(name, step, lr=1e-6, index=0):
+    """A learning-rate phase begins."""
+    return PhaseStart(step=step, epoch=0, time=TIME, name=name, index=index, lr=lr)
+
+
+def scored(epoch, score=None, step=None, prompts="prompts", **others):
+    """The samples of epoch `epoch` were judged; `others` are more of the rubric's rows."""
+    metrics = {"sample.score": score, **{f"sample.{name}": value for name, value in others.items()}}
+    step = (epoch + 1) * STEPS if step is None else step
+    given = {name: value for name, value in metrics.items() if value is not None}
+    return SampleScore(step=step, epoch=epoch, time=TIME, metrics=given, prompts=prompts)
+
+
 def pruned(step, *names):
     """Files were deleted."""
     return Pruned(step=step, epoch=0, time=TIME, removed=list(names), kept=[], bytes_freed=1000 * len(names))
@@ -109,10 +122,17 @@ def curve(*mels, first=0, **values):
     ]
 
 
-def record_of(*parts: Event | Iterable[Event]) -> RunRecord:
+def logged(step, metrics, epoch=None):
+    """The epoch that ends at `step` and its evaluation, with `metrics` by their full names on either side."""
+    epoch = step // STEPS - 1 if epoch is None else epoch
+    of = {side: {k: v for k, v in metrics.items() if k.startswith(side)} for side in ("train", "eval")}
+    return [trained(epoch, step, metrics=of["train"]), evaluated(epoch, step=step, metrics=of["eval"])]
+
+
+def record_of(*parts: Event | Iterable[Event], source="journal", **values) -> RunRecord:
     """The record of a run with these events, or lists of events, in order."""
     events = [event for part in parts for event in ([part] if isinstance(part, Event) else part)]
-    return RunRecord(tuple(events))
+    return RunRecord(tuple(events), source, **values)
 
 
 def write_run(folder: Path, *parts: Event | Iterable[Event]) -> Path:

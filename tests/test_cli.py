@@ -8,7 +8,9 @@ import pytest
 from records import curve, ended, evaluated, incident, judged, pruned, saved, start, trained, write_run
 
 from xtts_gatekeeper import __version__
+from xtts_gatekeeper.cli import EXIT_CODES
 from xtts_gatekeeper.gates import load_policy
+from xtts_gatekeeper.gates.evaluate import EXIT_CODES as CODES_OF_VERDICTS
 from xtts_gatekeeper.record.events import PhaseStart
 
 ROOT = Path(__file__).parent.parent
@@ -98,7 +100,7 @@ def test_version():
 @pytest.mark.parametrize(
     ("mels", "outcome", "code", "verdict"),
     [
-        ([3.0, 2.6], "stop", 0, "continue"),
+        ([3.0, 2.8, 2.6], "stop", 0, "continue"),
         ([3.0, 2.4], "tune", 10, "tune"),
         ([3.0, 2.4], "stop", 20, "stop"),
         ([3.0], "stop", 30, "undecided"),
@@ -116,8 +118,10 @@ def test_gate_exits_with_its_verdict(tmp_path, target, mels, outcome, code, verd
 def test_gate_json_has_the_promised_keys(run):
     code, told = document("gate", run)
     promised = "verdict reasons objective evaluations best latest segments projection policy_hash source"
-    assert set(promised.split()) <= told.keys()
-    assert (code, told["verdict"], told["evaluations"]) == (0, "continue", 6)
+    assert {*promised.split(), "runs", "run", "model", "next_steps", "notes"} <= told.keys()
+    assert "replay" not in told
+    assert (code, told["evaluations"]) == (EXIT_CODES[told["verdict"]], 6)
+    assert (told["source"], told["run"], told["model"]) == ("journal", "1", "XTTS")
     assert told["best"]["checkpoint"] == "best_model_30.pth"
     assert told["latest"]["step"] == 60
     assert told["policy_hash"] == load_policy("checklist").hash
@@ -142,6 +146,10 @@ def test_the_rules_a_run_was_started_with_are_its_default(tmp_path, target):
     assert document("gate", folder, "--policy", "checklist")[1]["policy"] == "checklist"
 
 
+def test_the_exit_codes_of_the_command_line_are_those_of_the_verdicts():
+    assert CODES_OF_VERDICTS == EXIT_CODES
+
+
 # status
 
 
@@ -152,12 +160,12 @@ def test_status_json_has_a_row_for_each_evaluation_and_epoch(tmp_path):
     assert code == 0
     assert [(row["epochs_done"], row["objective"], row["decision"]) for row in told["rows"]] == [
         (1, 3.0, "tune"),
-        (2, 2.9, "continue"),
+        (2, 2.9, "undecided"),
         (3, None, ""),
     ]
     assert told["rows"][0]["train_total"] == 3.1
     assert told["state"] == "running or killed"
-    assert told["verdict"]["verdict"] == "continue"
+    assert told["verdict"]["verdict"] == "undecided"
 
 
 def test_status_prints_table_phases_incidents_and_disk_uncut(run):
@@ -191,9 +199,12 @@ def bad(tmp_path_factory):
     [
         ("gate missing", "missing does not exist"),
         ("gate missing --json", "missing does not exist"),
-        ("gate nothing", "nothing holds no gatekeeper/journal.jsonl"),
+        ("gate nothing", "nothing holds no run: no gatekeeper/journal.jsonl, no trainer_0_log.txt, no TensorBoard"),
         ("gate several", "several holds 2 runs; name one of them: a, b"),
-        ("gate log.txt", "log.txt is not a run folder"),
+        ("gate log.txt", "log.txt holds no output of a training that is known"),
+        ("status log.txt", "log.txt holds no output of a training that is known"),
+        ("gate run --run other", "run has no run 'other'; it has 1"),
+        ("gate run --watch --at epoch:1", "cannot be combined with --at or --replay"),
         ("gate empty", "the run has recorded nothing yet"),
         ("gate strange", "journal.jsonl:1 is not a line of a gatekeeper journal"),
         ("gate run --at 5", "--at '5' is neither epoch:N nor step:N"),
@@ -231,13 +242,14 @@ atexit.register(lambda: Path(os.environ["MODULES"]).write_text(" ".join(sys.modu
 from xtts_gatekeeper.cli import main
 main()
 """
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, verb, run, *option],
         env={**os.environ, "PYTHONPATH": str(ROOT), "MODULES": str(tmp_path / "modules")},
-        check=True,
+        check=False,
         capture_output=True,
         timeout=60,
     )
+    assert (done.returncode, done.stderr) in [(code, b"") for code in EXIT_CODES.values()]
     modules = set((tmp_path / "modules").read_text().split())
     assert "xtts_gatekeeper.gates.evaluate" in modules
     assert not modules & {"torch", "torchaudio", "TTS", "trainer", "transformers", "numpy", "coqpit"}

@@ -6,7 +6,20 @@ import sys
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
-from records import curve, ended, evaluated, incident, judged, pruned, record_of, saved, start, trained, write_run
+from records import (
+    curve,
+    ended,
+    evaluated,
+    incident,
+    judged,
+    pruned,
+    record_of,
+    saved,
+    scored,
+    start,
+    trained,
+    write_run,
+)
 
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record import Evaluation, Journal, RunRecord, journal_path, read_events
@@ -29,6 +42,7 @@ events = st.one_of(
     st.builds(ended, steps, st.sampled_from(["finished", "stopped"])),
     st.builds(start, steps, resumed_from=st.none() | texts, lr=st.lists(st.floats(0, 1), max_size=3)),
     st.builds(lambda step, verdict: judged(evaluated(0, step=step), verdict), steps, texts),
+    st.builds(lambda step, score: scored(0, score, step), steps, numbers),
     st.builds(PhaseStart, step=steps, epoch=steps, name=texts, index=steps, lr=st.floats(0, 1)),
     st.builds(
         LearningRateCheck,
@@ -276,7 +290,11 @@ def test_several_runs_are_named_and_none_is_chosen(runs):
 
 @pytest.mark.parametrize(
     ("part", "sentence"),
-    [("nowhere", "does not exist"), ("notes.txt", "is not a run folder"), ("empty", "holds no gatekeeper/journal")],
+    [
+        ("nowhere", "does not exist"),
+        ("notes.txt", "is not a run folder"),
+        ("empty", "holds no run: no gatekeeper/journal"),
+    ],
 )
 def test_what_is_no_run_is_refused_with_its_path(runs, part, sentence):
     with pytest.raises(UserError, match=sentence) as caught:

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -184,6 +185,7 @@ def test_epochs_without_a_logged_step_go_on_counting():
 def test_without_any_number_epochs_are_counted():
     text = "".join(epoch(n) + training() + EVALUATION + performance(3.5 - n, "-1") for n in range(3))
     assert [e.step for e in one(text).evaluations] == [1, 2, 3]
+    assert [(note.code, note.count) for note in one(text).notes] == [("steps_counted", 3)]
 
 
 def test_counted_steps_are_corrected_by_the_first_number():
@@ -397,6 +399,14 @@ def test_nothing_but_zeros_and_other_values_is_another_process():
     assert [e.step for e in record.evaluations] == [10, 20]
 
 
+def test_a_process_that_is_known_by_its_zeros_takes_its_training_along():
+    trained = "--> TRAIN PERFORMACE -- EPOCH TIME: 8.25 sec -- GLOBAL_STEP: 22\n     | > avg_loss: 3.0\n\n"
+    text = old_run(1) + epoch(1) + training() + trained + EVALUATION + performance(3.4, "+0.0") + best(23)
+    record = one(text)
+    assert [event.type for event in record.events][-4:] == ["start", "train_epoch", "evaluation", "checkpoint"]
+    assert [e.step for e in record.evaluations] == [e.step for e in record.train_epochs] == [10, 23]
+
+
 def test_a_difference_without_its_bracket_is_none():
     text = performance(3.0, "-0.1").replace("3.02 \x1b[0m(-0.1)", "3.02 (-0.0")
     evaluation = one(text).evaluations[0]
@@ -490,6 +500,14 @@ def test_the_checkpoint_of_a_resume_is_named():
     assert record.start.step == 16
 
 
+def test_a_resume_that_evaluates_first_begins_where_its_best_model_says():
+    text = environment() + old_run(3) + environment() + epoch(3) + EVALUATION + performance(3.2, "+0.0") + best(31)
+    record = one(text + epoch(4) + training() + step(9, 10, 40) + EVALUATION + performance(3.1, "-0.1"))
+    assert [e.step for e in record.evaluations] == [10, 20, 30, 31, 41]
+    assert [e.step for e in record.train_epochs] == [10, 20, 30, 41]
+    assert record.start.step == 31
+
+
 # -- files
 
 
@@ -536,6 +554,18 @@ def test_a_chain_of_exceptions_is_one_incident():
     text = trace("TypeError: real") + "\nDuring handling of the above exception, another exception occurred:\n\n"
     record = one(epoch(0) + training() + step(5, 10, 5) + text + trace("PermissionError: [WinError 32] hidden", "x"))
     assert [i.message for i in record.incidents] == ["TypeError: real; then: PermissionError: [WinError 32] hidden"]
+    assert record.end.how == "crashed"
+
+
+def test_an_error_in_a_notebook_is_a_crash():
+    shown = [
+        "\\u001b[0;31mRuntimeError\\u001b[0m     Traceback (most recent call last)",
+        "File \\u001b[0;32m/venv/trainer/trainer.py:1833\\u001b[0m, in \\u001b[0;36mTrainer.fit\\u001b[0;34m(self)",
+        "\\u001b[0;31mRuntimeError\\u001b[0m: CUDA out of memory.",
+    ]
+    text = epoch(0) + training() + step(5, 10, 5) + "".join(f'      "{line}",\n' for line in shown)
+    record = one(text)
+    assert [(i.code, i.message) for i in record.incidents] == [("oom", "RuntimeError: CUDA out of memory.")]
     assert record.end.how == "crashed"
 
 
@@ -636,7 +666,18 @@ def test_forms_of_a_value(text, number):
 def test_values_that_cannot_be_read_are_counted():
     record = one("--> EVAL PERFORMANCE\n | > avg_loss: 3.5 (+0)\n | > avg_loss_a: ??? (+0)\n | > avg_loss_b: 1.2.3\n\n")
     assert record.evaluations[0].metrics == {"eval.loss": 3.5}
-    assert [(n.code, n.count) for n in record.notes] == [("unreadable_value", 2)]
+    assert ("unreadable_value", 2) in [(n.code, n.count) for n in record.notes]
+
+
+@pytest.mark.parametrize(
+    "piece", [b"| > a: 1", b'"\\\\n', b"--> STEP: 1 ", b"trainer.py in ", b"A.", b"[1;", b"\\r", b"> "]
+)
+def test_lines_made_to_be_slow_are_not(piece):
+    text = SEED + b"Traceback (most recent call last)\n" + piece * (900_000 // len(piece))
+    began = time.perf_counter()
+    read(text)
+    read(SEED + performance().rstrip().encode() + piece * (900_000 // len(piece)) + b"\n")
+    assert time.perf_counter() - began < 10
 
 
 def test_a_line_without_end_is_passed_over():

@@ -7,6 +7,7 @@ Heavy imports stand inside the verbs, so that the offline ones start at once. JS
 from __future__ import annotations
 
 import io
+import math
 import sys
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def gate(
     from xtts_gatekeeper import offline
 
     if watch:
+        if not math.isfinite(interval):
+            raise UserError(f"--interval {interval} is no number of seconds.")
         if at or replay:
             raise UserError("--watch looks at the newest evaluation: it cannot be combined with --at or --replay.")
         documents = offline.watch(run, policy, which, interval)

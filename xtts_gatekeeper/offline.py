@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xtts_gatekeeper.gates import Policy, evaluate, load_policy
 from xtts_gatekeeper.gates.replay import replay
-from xtts_gatekeeper.record import RunRecord
+from xtts_gatekeeper.record import Evaluation, RunRecord
 from xtts_gatekeeper.record.journal import FOLDER
 from xtts_gatekeeper.record.sources import Follower, Input, choose_run, evaluation_at, find_input, read_runs
 
@@ -41,7 +41,7 @@ def open_run(path: Path, policy: str | None = None, run: str | None = None) -> O
     rules = load_policy(_policy_name(source, policy), {name for record in runs for name in record.metrics})
     if rules.metrics and source.kind in ("tensorboard", "table"):
         runs = read_runs(source, rules.metrics)  # its own names say what a tag or a column is
-    return Opened(path, source, runs, choose_run(runs, run, path), rules)
+    return Opened(path, source, runs, choose_run(runs, run, path, source.folder), rules)
 
 
 def _policy_name(source: Input, policy: str | None) -> str | Path:
@@ -49,10 +49,16 @@ def _policy_name(source: Input, policy: str | None) -> str | Path:
     return policy or (kept if kept is not None and kept.is_file() else "checklist")
 
 
-def gate_document(opened: Opened, at: str | None = None, replayed: bool = False) -> dict[str, Any]:
-    """What `gate --json` prints: the verdict, a summary of the source's other runs, and the replay when asked for."""
+def gate_document(opened: Opened, at: str | Evaluation | None = None, replayed: bool = False) -> dict[str, Any]:
+    """What `gate --json` prints: the verdict, a summary of the source's other runs, and the replay when asked for.
+
+    `run` is the name of the run, as in `runs`; its number from 1 where it has none.
+    """
     record, policy = opened.record, opened.policy
-    document = evaluate(record, policy, evaluation_at(record, at) if at else None).to_dict()
+    evaluation = evaluation_at(record, at) if isinstance(at, str) else at
+    document = evaluate(record, policy, evaluation).to_dict()
+    number = next(i for i, run in enumerate(opened.runs, 1) if run is record)
+    document["run"] = record.name or str(number)
     document["runs"] = [_summary(run, policy, number) for number, run in enumerate(opened.runs, 1)]
     if replayed:
         document["replay"] = replay(record, policy)
@@ -73,9 +79,9 @@ def _summary(record: RunRecord, policy: Policy, number: int) -> dict[str, Any]:
 def watch(
     path: Path, policy: str | None = None, run: str | None = None, interval: float = 5.0
 ) -> Iterator[dict[str, Any]]:
-    """`gate_document` again whenever the run has a new evaluation, until it ends or a verdict says `stop`.
+    """`gate_document` for every new evaluation of the run, until it ends or a verdict says `stop`.
 
-    The first document comes at once, whatever the run has by then.
+    The first document comes at once, whatever the run has by then, and is on its latest evaluation.
 
     Args:
         path: see `open_run`; the file may still be growing.
@@ -88,15 +94,25 @@ def watch(
     """
     opened = open_run(path, policy, run)
     follower = Follower(path, opened.policy.metrics)
-    seen = -1
+    seen: int | None = None
     while True:
         runs = follower.poll()
-        record = choose_run(runs, run, path)
-        ended = record.end is not None
-        if len(record.evaluations) != seen or ended:
-            seen = len(record.evaluations)
-            document = gate_document(Opened(path, opened.source, runs, record, opened.policy))
+        record = choose_run(runs, run, path, opened.source.folder)
+        made = sum(isinstance(event, Evaluation) for event in record.events)
+        for evaluation in _new(record, made, seen):
+            document = gate_document(Opened(path, opened.source, runs, record, opened.policy), evaluation)
             yield document
-            if ended or document["verdict"] == "stop":
+            if document["verdict"] == "stop":
                 return
+        if record.end is not None:
+            return
+        seen = made
         follower.wait(interval)
+
+
+def _new(record: RunRecord, made: int, seen: int | None) -> Sequence[Evaluation | None]:
+    """The evaluations to judge when the run has `made` of them, those of abandoned stretches included."""
+    if seen is None:
+        return record.evaluations[-1:] or (None,)
+    count = made - seen if made >= seen else made  # fewer: the file was replaced, or another run has begun in it
+    return record.evaluations[-count:] if count else ()

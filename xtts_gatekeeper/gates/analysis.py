@@ -59,7 +59,8 @@ def _change(record: RunRecord, metric: str, name: str, points: Sequence[Evaluati
     first, last = points[0], points[-1]
     segment = next(s for s in record.segments if any(e is last for e in s.evaluations))
     comparable = any(e is first for e in segment.evaluations)
-    best = best_of(points if comparable else segment.evaluations, metric) or last
+    inside = points if comparable else [e for e in points if any(e is other for other in segment.evaluations)]
+    best = best_of(inside, metric) or last
     was, now = first.metrics[metric], best.metrics[metric]
     steps = best.step - first.step
     return {

@@ -92,7 +92,8 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
     """Judge an evaluation of `record` by the rules of `policy` that are due at it, as the live gate judged it then.
 
     The worst outcome among the failed rules wins. Without a failure the verdict is `undecided` while the latest
-    segment has fewer evaluations than the policy's minimum, or while a rule of a due gate has too few points.
+    segment has fewer evaluations than the policy's minimum, or while a rule of a due gate has too few points, or while
+    a rule with `if_missing: undecided` has nothing to measure by.
 
     Args:
         record: the run so far; what happened after the judged evaluation is not looked at, except to name the files
@@ -118,13 +119,14 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
     elif len(measured) < policy.minimum_evaluations:
         verdict = "undecided"
         reasons.append(_too_few(record, len(measured), objective, policy.minimum_evaluations))
-    elif any(reason.status == "too_early" and reason.gate for reason in reasons):
+    elif any(_waited_for(reason) for reason in reasons):
         verdict = "undecided"
     else:
         verdict = "continue"
     reasons.sort(key=lambda reason: _rank(reason, verdict))
     best = _point(record, files, best_of(comparable, objective), objective)
     latest = _point(record, files, comparable[-1] if comparable else None, objective)
+    target = policy.target_in(record)
     return Verdict(
         verdict=verdict,
         reasons=tuple(reasons),
@@ -143,7 +145,7 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
             }
             for segment in record.segments
         ],
-        projection=project(record, objective, policy.target.value) if policy.target else None,
+        projection=project(record, objective, target.value) if target else None,
         gates=[gate.name for gate in gates],
         policy=policy.name,
         policy_hash=policy.hash,
@@ -157,7 +159,7 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
 def _find(due: PolicyRule, record: RunRecord) -> Finding:
     finding = due.rule.check(record)
     if finding.status == "not_measured" and due.if_missing == "undecided":
-        return Finding("too_early", finding.message, finding.evidence)
+        return Finding("too_early", finding.message, {**finding.evidence, "measured": False})
     return finding
 
 
@@ -186,6 +188,12 @@ def _too_few(record: RunRecord, have: int, objective: str, need: int) -> Reason:
     )
 
 
+def _waited_for(reason: Reason) -> bool:
+    """Whether the verdict waits for the points this rule needs: a gate's, or one that the policy insists on."""
+    insisted = reason.evidence.get("measured") is False
+    return reason.status == "too_early" and (reason.gate is not None or insisted)
+
+
 def _rank(reason: Reason, verdict: VerdictName) -> int:
     """What decided comes first: the worst failures, or for `undecided` what is missing; then what passed."""
     if reason.status == "failed":
@@ -194,8 +202,8 @@ def _rank(reason: Reason, verdict: VerdictName) -> int:
         return 1
     if reason.status == "not_measured":
         return 3
-    waited_for = verdict == "undecided" and (reason.gate is not None or reason.code == "too_few_evaluations")
-    return 0 if waited_for else 2
+    waited_for = _waited_for(reason) or reason.code == "too_few_evaluations"
+    return 0 if verdict == "undecided" and waited_for else 2
 
 
 def _point(

@@ -37,7 +37,7 @@ class _Case:
         epochs = [epoch for epoch in self.record.train_epochs if epoch.lr_end]
         start = self.record.start
         rates = epochs[-1].lr_end if epochs else start.lr if start else []
-        return max(rates, default=None)
+        return max(rates, default=None) or None  # 0: a warm-up that has not begun says nothing
 
 
 def next_steps(
@@ -191,6 +191,8 @@ def _flat(case: _Case, reason: Reason) -> list[NextStep]:
 
 
 def _no_gain(case: _Case, reason: Reason) -> list[NextStep]:
+    if str(reason.evidence.get("metric", "")).startswith("sample."):
+        return _listen(case, reason)
     falls = _train_falls(case)
     if falls:
         return _overfitted(case, reason)
@@ -204,6 +206,8 @@ def _data(case: _Case) -> list[NextStep]:
 
 
 def _trend(case: _Case, reason: Reason) -> list[NextStep]:
+    if str(reason.evidence.get("metric", "")).startswith("sample."):
+        return _listen(case, reason)
     if str(reason.evidence.get("metric", "")).startswith("eval."):
         return _worsened(case, reason) if reason.evidence.get("change", 0.0) > 0 else _flat(case, reason)
     return _lower_lr(case, 0.5, "the training loss rises with it") + _data(case)
@@ -232,13 +236,12 @@ def _rate(case: _Case, reason: Reason) -> list[NextStep]:
 
 def _slow(case: _Case, reason: Reason) -> list[NextStep]:
     evidence = reason.evidence
+    faster = NextStep("faster", "use a larger batch, mixed precision, more loader workers, or a faster device")
     epochs = int(evidence["max_hours"] * 3600 / evidence["seconds_per_epoch"])
-    return [
-        NextStep(
-            "fewer_epochs", f"plan {epochs} epochs, which fit, instead of {evidence['epochs']}", {"epochs": epochs}
-        ),
-        NextStep("faster", "or use a larger batch, mixed precision, more loader workers, a faster device"),
-    ]
+    if epochs == 0:
+        return [faster]
+    said = f"plan {epochs} epochs, which fit, instead of {evidence['epochs']}"
+    return [NextStep("fewer_epochs", said, {"epochs": epochs}), faster]
 
 
 def _not_comparable(case: _Case, reason: Reason) -> list[NextStep]:

@@ -8,12 +8,14 @@ import json
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.gates.rules import Rule, When
 from xtts_gatekeeper.gates.rules.combine import AllOf, AnyOf, AtLeast
 from xtts_gatekeeper.gates.rules.target import Target
+from xtts_gatekeeper.record import RunRecord
 
 Outcome = Literal["continue", "tune", "stop"]
 OUTCOMES = typing.get_args(Outcome)
@@ -61,29 +63,24 @@ class Policy:
     path: str = field(default="", compare=False)
     shipped: bool = field(default=False, compare=False)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Twelve hex digits of what the policy says; comments, layout and place do not count."""
-        said = dataclasses.asdict(self)
-        for key in ("text", "path", "shipped"):
-            del said[key]
-        for gate in said["gates"]:
-            del gate["line"]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(_said(self), sort_keys=True).encode()).hexdigest()[:12]
 
-    @property
+    @cached_property
     def names(self) -> dict[str, str]:
         """`metrics` in our vocabulary: the policy's name -> the metric that a run logs."""
         from xtts_gatekeeper.record.names import read_label
 
         return {name: said if _is_metric(said) else read_label(said).metric for name, said in self.metrics.items()}
 
-    @property
-    def target(self) -> Target | None:
-        """The goal for the objective, where a rule names one."""
+    def target_in(self, record: RunRecord) -> Target | None:
+        """The goal for what is the objective in `record`, where a rule names one."""
+        objective = record.resolve(self.objective) or self.objective
         rules = (due.rule for due in (*self.health, *(rule for gate in self.gates for rule in gate.rules)))
         goals = (rule for rule in _flat(rules) if isinstance(rule, Target))
-        return next((goal for goal in goals if goal.metric in (self.objective, "eval.objective")), None)
+        return next((goal for goal in goals if (record.resolve(goal.metric) or goal.metric) == objective), None)
 
     def check_plan(self, epochs: int | None) -> None:
         """Refuse a gate that cannot come due in a run of so many epochs.
@@ -97,6 +94,16 @@ class Policy:
                     f"{self.path}:{gate.line}: {gate.name} comes after {gate.when.count} epochs and the run is planned "
                     f"for {epochs}: it can never come due."
                 )
+
+
+def _said(value: Any) -> Any:
+    """`value` for JSON: of a dataclass its kind, too (a rule in `all_of` has no other name), and what it compares."""
+    if dataclasses.is_dataclass(value):
+        compared = (field for field in dataclasses.fields(value) if field.compare)
+        return {"kind": type(value).__name__, **{field.name: _said(getattr(value, field.name)) for field in compared}}
+    if isinstance(value, tuple):
+        return [_said(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _is_metric(said: str) -> bool:

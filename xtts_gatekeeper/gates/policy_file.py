@@ -52,7 +52,10 @@ def load_policy(name_or_path: str | Path = "checklist", metrics: Collection[str]
         raise UserError(f"{path}:{line}: not valid YAML ({error.problem}).") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
-    return _Reader(path, metrics).policy(node, text)
+    try:
+        return _Reader(path, metrics).policy(node, text)
+    except RecursionError:
+        raise UserError(f"{path}: its rules are nested too deep, or hold themselves.") from None
 
 
 @dataclass

@@ -14,7 +14,7 @@ def replay(record: RunRecord, policy: Policy) -> dict[str, Any]:
     """Judge every evaluation of `record`.
 
     Returns:
-        A dict with `rows`, one an evaluation (`step`, `epoch`, `epochs_done`, `value`, `verdict`, `gates`, and `reason`,
+        A dict with `rows`, one an evaluation (`step`, `epoch`, `epochs_done`, `value`, `verdict`, `gates`, `reason`:
         the sentence that decided), `stopped_at`, the row of the first `stop` or None, and what a stop there would have
         meant: `evaluations_saved`, `epochs_saved`, and `regret`, by how much the best value of the last segment is
         below the best one up to the stop (0: nothing lost; None where the two cannot be compared).

@@ -18,6 +18,7 @@ from xtts_gatekeeper.record.console_grammar import (
     EXCEPTION,
     IN_TRAINING,
     MARK,
+    MAYBE_MARK,
     PATH,
     SETTING,
     TRACEBACK,
@@ -38,6 +39,9 @@ _LONGEST_LINE = 1 << 20
 #: Below that, cutting a text into steps costs more than reading its lines.
 _SHORT = 4096
 _MOST_VALUES = 500  # of a block; the largest models log about twenty
+_LONGEST_VALUE = 200  # bytes, with its average; a tensor with its device has 40
+_LONGEST_STEP = 16_384
+_LONGEST_MESSAGE = 2000
 _MOST_LAYOUTS = 50  # a log has one or two
 _MOST_FRAMES = 400  # lines of a traceback
 _FAILURE = re.compile(rb"CUDA out of memory|No space left on device")
@@ -88,7 +92,8 @@ class ConsoleParser:
     @property
     def recognised(self) -> bool:
         """Whether anything was seen that only a Coqui Trainer prints."""
-        return self._story.begun or self._epoch is not None or self._block is not None
+        opened = self._block is not None and self._block.kind != "eval_step"
+        return self._story.begun or self._epoch is not None or opened
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes; a chunk may end anywhere."""
@@ -101,7 +106,8 @@ class ConsoleParser:
         self._tail.clear()
         if last and not self._too_long and len(last) <= _LONGEST_LINE:
             # A number at the end of a line that was cut off lacks its last digits, or its exponent.
-            self._lines(re.sub(rb"(\| > [\w./-]+\s?:)[^\n(]*$", rb"\1", last))
+            value = last.rfind(b"| > ")
+            self._all_lines(last if value < 0 or b"(" in last[value:] else last[:value])
         self._end_block()
         self._settle_epoch(None)
 
@@ -167,13 +173,8 @@ class ConsoleParser:
         if end - start > 3 and self._regular(columns, slice(start, end)):
             self._all_lines(wholes[start])
             inner = slice(start + 1, end - 1)
-            if not self._story.add_many({key: columns[4 + i][inner] for i, key in enumerate(layout.keys)}):
-                # A batch among them is NaN or odd: it has to go the long way, its neighbours need not.
-                middle = (start + 1 + end) // 2
-                self._stretch(layout, columns, start + 1, middle)
-                self._stretch(layout, columns, middle, end)
-                return
-            start = end - 1
+            losses = {key: columns[4 + i][inner] for i, key in enumerate(layout.keys)}
+            start = end - 1 if self._story.add_many(losses) else start + 1
         for whole in wholes[start:end]:
             self._all_lines(whole)
 
@@ -187,7 +188,9 @@ class ConsoleParser:
         return all(map(lt, within, within[1:])) and all(map(lt, done, done[1:]))
 
     def _learn(self, raw: list[bytes]) -> None:
-        if self._layouts >= _MOST_LAYOUTS:
+        if self._layouts >= _MOST_LAYOUTS or sum(map(len, raw)) > _LONGEST_STEP:
+            return
+        if self._layout is not None and self._layout.takes(b"".join(raw)):
             return
         described = Layout.describe(raw)
         if described is not None and (self._layout is None or described[0] != self._layout.pattern):
@@ -224,9 +227,9 @@ class ConsoleParser:
             value = VALUE.match(line)
             if value is not None:
                 if len(block.values) < _MOST_VALUES:
-                    block.values.append(Logged(value[1].decode(), value[2]))
-                if block.raw is not None:
-                    block.raw.append(raw)
+                    block.values.append(Logged(value[1].decode(), value[2][:_LONGEST_VALUE]))
+                    if block.raw is not None:
+                        block.raw.append(raw)
                 return
             if block.values:
                 self._end_block(raw if blank else None)
@@ -244,7 +247,7 @@ class ConsoleParser:
             if setting is not None:
                 self._story.setting(decoded(setting[1].strip()), decoded(setting[2].strip()))
                 return
-            mark = MARK.search(line)
+            mark = MARK.search(line) if MAYBE_MARK.search(line) else None
             if mark is not None:
                 self._mark(mark, raw)
                 return
@@ -296,6 +299,7 @@ class ConsoleParser:
 
     def _other(self, line: bytes) -> None:
         """A line that is no mark: part of a traceback, an exception, or nothing of ours."""
+        line = line[:_LONGEST_MESSAGE]
         trace = self._traceback
         if TRACEBACK in line:
             chained = trace is not None and trace.ended and trace.chained

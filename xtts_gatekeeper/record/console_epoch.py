@@ -75,9 +75,7 @@ class Epoch:
                     self._counts[logged.key] = self._counts.get(logged.key, 0) + 1
                 else:
                     bad = True
-        self._run = self._run + 1 if bad else 0
-        self.nonfinite += bad
-        self.longest_nonfinite_run = max(self.longest_nonfinite_run, self._run)
+        self._count(bad)
         return unreadable
 
     def add_many(self, columns: Mapping[str, Sequence[bytes]]) -> bool:
@@ -87,16 +85,29 @@ class Epoch:
         `sum` would not do, it rounds better in newer Pythons.
         """
         try:
-            totals = {key: reduce(add, map(float, column), self._sums[key]) for key, column in columns.items()}
-        except (KeyError, ValueError):
+            values = {key: list(map(float, column)) for key, column in columns.items()}
+        except ValueError:
             return False
-        if not all(map(math.isfinite, totals.values())):
-            return False
-        self._sums.update(totals)
-        for key, column in columns.items():
-            self._counts[key] += len(column)
-        self._run = 0
+        totals = {key: reduce(add, column, self._sums.get(key, 0.0)) for key, column in values.items()}
+        if all(map(math.isfinite, totals.values())):
+            self._sums.update(totals)
+            self._counts.update({key: self._counts.get(key, 0) + len(column) for key, column in values.items()})
+            self._run = 0
+            return True
+        for key, column in values.items():
+            numbers = list(filter(math.isfinite, column))
+            if numbers:
+                self._sums[key] = reduce(add, numbers, self._sums.get(key, 0.0))
+                self._counts[key] = self._counts.get(key, 0) + len(numbers)
+        for row in zip(*values.values(), strict=True):
+            self._count(not all(map(math.isfinite, row)))
         return True
+
+    def _count(self, bad: bool) -> None:
+        """A batch, and whether one of its losses was NaN or Inf."""
+        self._run = self._run + 1 if bad else 0
+        self.nonfinite += bad
+        self.longest_nonfinite_run = max(self.longest_nonfinite_run, self._run)
 
     def metrics(self) -> tuple[dict[str, float], bool]:
         """Training metrics as logged, and whether a stock average was poisoned and had to be replaced."""

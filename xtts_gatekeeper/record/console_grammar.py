@@ -41,10 +41,12 @@ MARK = re.compile(
     rb"|(?P<interrupted>> Keyboard interrupt detected)"
     rb"|(?P<left>! Run is (?:kept in|removed from) )"
 )
+#: Found in every line that holds a mark, and far faster to look for.
+MAYBE_MARK = re.compile(rb"[>!] [BCEKMRST]")
 #: Says where a run is written; only right after its EPOCH line, since everything else begins with an arrow, too.
 PATH = re.compile(rb"\s*--> (?!STEP|TIME|EVAL|TRAIN)(.+)")
 #: `| > key: value`
-VALUE = re.compile(rb"[\s*>]*\| > ([A-Za-z_][\w./-]*)\s?:(.*)", re.DOTALL)
+VALUE = re.compile(rb"[\s*>]*\| > ([A-Za-z_][\w./-]{0,99})\s?:(.*)", re.DOTALL)
 SETTING = re.compile(rb"[\s*>]*\| > ([^:]+): ?(.*)")
 _READING = re.compile(
     # The second number is an average or a difference. One without its closing bracket may be cut off: no number.
@@ -149,6 +151,7 @@ class Layout:
         self.pattern = pattern
         self.keys = keys
         self.split = re.compile(pattern).split
+        self.takes = re.compile(pattern).fullmatch
         #: Parts of a split per step: what stood before it, the whole step, s, N, GLOBAL_STEP, the losses.
         self.stride = 5 + len(keys)
 

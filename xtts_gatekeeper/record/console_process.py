@@ -82,6 +82,26 @@ class Process:
             self.first_epoch = number
         return self.epoch
 
+    def hand_over(self, epoch: Epoch, other: Process) -> None:
+        """An epoch that was taken for one of this process is the first of another in the same run."""
+        other.epoch, other.first_epoch, other.start_step = epoch, epoch.number, epoch.base
+        other.path, other.last_epoch = self.path, self.last_epoch
+        other.rates_first, other.steps_per_epoch = self.rates_first, self.steps_per_epoch
+        other.time = self.time
+        other.started_at = epoch.started_at or self.time
+        if epoch.last is not None:
+            other.last, other.at_least = epoch.last, epoch.last.g + 1
+            other.lr, other.grad_accum_steps = self.lr, self.grad_accum_steps
+        if epoch.train_event is not None:
+            first = epoch.train_event
+            other.events, self.events = self.events[first:], self.events[:first]
+            other.done, other.done_guessed = self.done, self.done_guessed
+            epoch.train_event = 0
+            if self.guesses and first in self.guesses[-1]:
+                self.guesses.pop()
+                other.guesses.append((0,))
+            self.last_incident = None
+
     def renumber(self, by: int) -> None:
         """Correct the numbers of epochs that were only counted."""
         self.events = [replace(event, epoch=max(event.epoch + by, 0)) for event in self.events]

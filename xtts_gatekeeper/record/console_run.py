@@ -50,11 +50,7 @@ class ConsoleStory:
         epoch, process.epoch = process.epoch, None
         new = self._begin()
         if epoch is not None and not epoch.over:
-            new.epoch = epoch
-            new.first_epoch = epoch.number
-            new.start_step = epoch.base
-            new.path, new.last_epoch = process.path, process.last_epoch
-            new.rates_first, new.steps_per_epoch = process.rates_first, process.steps_per_epoch
+            process.hand_over(epoch, new)
         return new
 
     def _current(self) -> Process:

@@ -100,6 +100,9 @@ def _tell(
     for event in events:
         builder.add(event)
     earlier.extend(events)
+    for indices in process.guesses:
+        if any(isinstance(process.events[index], TrainEpoch) for index in indices):
+            builder.note("steps_counted", "no line tells GLOBAL_STEP; steps are counted in epochs, or carried on")
     for code, (message,) in process.notes.items():
         for _ in range(process.note_counts[code]):
             builder.note(code, message)

@@ -91,10 +91,12 @@ class EventFileReader:
     def __init__(
         self, tag: Callable[[str], Tag], new_file: Callable[[float], None], damaged: Callable[[str], None]
     ) -> None:
-        """Args:
-        tag: what to do with a tag that has not been met before.
-        new_file: called with the wall time of the record that opens a file.
-        damaged: called with a sentence for every place that could not be read.
+        """Nothing is read yet.
+
+        Args:
+            tag: what to do with a tag that has not been met before.
+            new_file: called with the wall time of the record that opens a file.
+            damaged: called with a sentence for every place that could not be read.
         """
         self._tag = tag
         self._new_file = new_file

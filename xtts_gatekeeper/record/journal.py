@@ -82,7 +82,9 @@ def read_events(path: Path) -> Iterator[Event]:
                 continue
             try:
                 event = parse_event(json.loads(raw))
-            except (ValueError, TypeError) as error:
+                if event is not None and not (isinstance(event.step, int) and isinstance(event.epoch, int)):
+                    raise ValueError("step and epoch are no whole numbers")
+            except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 if last is None and not b'{"type"'.startswith(raw.strip()[:7]):
                     raise UserError(f"{path}:{number} is not a line of a gatekeeper journal ({error}).") from None
                 event = Incident(

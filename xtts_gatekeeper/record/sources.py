@@ -18,19 +18,24 @@ from xtts_gatekeeper.record.events import Evaluation
 from xtts_gatekeeper.record.journal import FOLDER, JOURNAL, journal_path, read_events
 from xtts_gatekeeper.record.run import RunRecord
 
-#: What a run folder may hold, in order of how much it tells.
-_LOGS = ("trainer_*_log.txt", "*.log")
+#: What a run folder may hold, in order of how much it tells. The Trainer writes one log a rank; rank 0 evaluates.
+_LOGS = ("trainer_0_log.txt", "trainer_*_log.txt")
+_OTHER_LOGS = "*.log"
 _EVENTS = "events.out.tfevents.*"
 _TABLES = ("*.csv", "*.tsv", "*.md")
 
 _CHUNK = 1 << 20
 _SNIFFED = 1 << 16
+_HEAD = 1 << 12  # by which a file that was replaced is told from one that has grown
 
+_LONGEST_SAFETENSORS_HEADER = 100_000_000
 #: First bytes of files that people give by mistake.
 _MAGIC = {
     b"PK\x03\x04": "a zip archive or a checkpoint; give the run's folder or its log",
     b"\x80\x02": "a checkpoint in the old pickle format; give the run's folder or its log",
+    b"\x80\x03": "a pickle; give the run's folder or its log",
     b"\x80\x04": "a pickle; give the run's folder or its log",
+    b"\x80\x05": "a pickle; give the run's folder or its log",
     b"\x1f\x8b": "compressed with gzip; unpack it first",
     b"RIFF": "an audio file",
     b"\x89PNG": "a picture",
@@ -69,11 +74,20 @@ def find_input(path: Path) -> Input:
     found = _in_folder(folder)
     if found is not None:
         return found
-    runs = {
-        child.name: inside for child in sorted(folder.iterdir()) if child.is_dir() and (inside := _in_folder(child))
-    }
+    runs: dict[str, Input | UserError] = {}
+    for child in sorted(folder.iterdir()):
+        if child.is_dir():
+            try:
+                inside: Input | UserError | None = _in_folder(child)
+            except UserError as error:  # several logs in it: which of them matters only if there is no other run
+                inside = error
+            if inside is not None:
+                runs[child.name] = inside
     if len(runs) == 1:
-        return next(iter(runs.values()))
+        (only,) = runs.values()
+        if isinstance(only, UserError):
+            raise only
+        return only
     if runs:
         raise UserError(f"{path} holds {len(runs)} runs; name one of them: {', '.join(runs)}.")
     raise UserError(
@@ -98,17 +112,24 @@ def _in_folder(folder: Path) -> Input | None:
         if journal.is_file():
             return Input("journal", (journal,), folder)
     for pattern in _LOGS:
-        logs = sorted(folder.glob(pattern))
+        logs = _matching(folder, pattern)
         if logs:
             return _one_of(folder, "console", logs)
-    events = sorted(folder.glob(_EVENTS))
+    logs = [file for file in _matching(folder, _OTHER_LOGS) if _is_log(file)]
+    if logs:
+        return _one_of(folder, "console", logs)
+    events = _matching(folder, _EVENTS)
     if events:
         return Input("tensorboard", tuple(events), folder)
-    tables = [file for pattern in _TABLES for file in sorted(folder.glob(pattern)) if _is_table(file)]
+    tables = [file for pattern in _TABLES for file in _matching(folder, pattern) if _is_table(file)]
     if tables:
         return _one_of(folder, "table", tables)
-    texts = [file for file in sorted(folder.glob("*.txt")) if _is_log(file)]
+    texts = [file for file in _matching(folder, "*.txt") if _is_log(file)]
     return _one_of(folder, "console", texts) if texts else None
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    return sorted(file for file in folder.glob(pattern) if file.is_file())
 
 
 def _one_of(folder: Path, kind: str, files: list[Path]) -> Input:
@@ -122,6 +143,8 @@ def _file_input(path: Path) -> Input:
     from xtts_gatekeeper.record.table import looks_like_table
     from xtts_gatekeeper.record.tensorboard import looks_like_events
 
+    if not path.is_file():
+        raise UserError(f"{path} is no file that can be read twice; write what comes out of it to a file first.")
     head = _head(path)
     if not head:
         raise UserError(f"{path} is empty.")
@@ -130,21 +153,28 @@ def _file_input(path: Path) -> Input:
         return Input("journal", (path,), folder.parent if folder.name == FOLDER else folder)
     if head.lstrip().startswith(b'{"type"'):
         return Input("journal", (path,))
-    if "tfevents" in path.name or looks_like_events(head):
+    if looks_like_events(head):
         return Input("tensorboard", (path,))
     for magic, what in _MAGIC.items():
         if head.startswith(magic):
             raise UserError(f"{path} is no log: it is {what}.")
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < _LONGEST_SAFETENSORS_HEADER:
+        raise UserError(f"{path} is no log: it is a checkpoint (safetensors); give the run's folder or its log.")
+    if "tfevents" in path.name:  # its first record may be damaged
+        return Input("tensorboard", (path,))
     text = Decoder().decode(head)
     control = sum(byte < 9 or 13 < byte < 27 or 27 < byte < 32 for byte in text)
-    if control > len(text) / 50:
+    if not head.strip(b"\0") or control > len(text) / 50:  # nothing but zeros: a disk lost what was written
         raise UserError(f"{path} is no log: it is a binary file.")
-    return Input("table" if looks_like_table(text) else "console", (path,))
+    if looks_like_table(text):
+        return Input("table", (path,))
+    in_its_folder = path.match(_LOGS[0])
+    return Input("console", (path,), path.resolve().parent if in_its_folder else None)
 
 
-def _head(path: Path) -> bytes:
+def _head(path: Path, size: int = _SNIFFED) -> bytes:
     with path.open("rb") as file:
-        return file.read(_SNIFFED)
+        return file.read(size)
 
 
 def _is_table(path: Path) -> bool:
@@ -217,13 +247,38 @@ def read_runs(source: Input, metrics: Mapping[str, str] | None = None) -> list[R
         return [RunRecord(events)]
     parser = parser_for(source.kind, metrics)
     for file in source.files:
+        _next_file(parser)
         for chunk in _chunks(file, decode=source.kind != "tensorboard"):
             parser.feed(chunk)
     parser.close()
     records = parser.records()
-    if not records or (source.kind != "tensorboard" and not getattr(parser, "recognised", True)):
+    if source.kind == "tensorboard":
+        return _of_events(source, records)
+    if not getattr(parser, "recognised", bool(records)):
         raise UserError(f"{source.files[0]} holds no output of a training that is known: nothing to judge.")
+    return records or [RunRecord((), source.kind)]
+
+
+def _of_events(source: Input, records: list[RunRecord]) -> list[RunRecord]:
+    """`records`, or an empty one for event files that hold no evaluation yet.
+
+    Raises:
+        UserError: no file is what its name says.
+    """
+    from xtts_gatekeeper.record.tensorboard import looks_like_events
+
+    if not any(record.events for record in records):
+        if not any(looks_like_events(_head(file)) for file in source.files):
+            raise UserError(f"{source.files[0]} is no event file of TensorBoard: nothing in it can be read.")
+        return records or [RunRecord((), "tensorboard")]
     return records
+
+
+def _next_file(parser: Parser) -> None:
+    """Tell a reader of several files that another one begins."""
+    begin = getattr(parser, "next_file", None)
+    if begin is not None:
+        begin()
 
 
 def _chunks(path: Path, decode: bool) -> Iterator[bytes]:
@@ -245,6 +300,7 @@ class Follower:
         self._source = source
         self._parser = None if source.kind == "journal" else parser_for(source.kind, self._metrics)
         self._read: dict[Path, int] = {}
+        self._heads: dict[Path, bytes] = {}
         self._decoders: dict[Path, Decoder] = {}
 
     def poll(self) -> list[RunRecord]:
@@ -264,17 +320,23 @@ class Follower:
         return self._parser.records() or [RunRecord((), source.kind)]
 
     def _rewritten(self, source: Input) -> bool:
-        """Whether a file shrank, or one before the last, which was read to its end, has grown."""
+        """Whether a file shrank, begins otherwise, or, being one before the last, has grown after its end was read."""
+        if any(not _head(file, _HEAD).startswith(self._heads.get(file, b"")) for file in source.files):
+            return True
         sizes = [(file.stat().st_size, self._read.get(file)) for file in source.files]
         return any(had is not None and size < had for size, had in sizes) or any(
             had is not None and size > had and later is not None for (size, had), (_, later) in pairwise(sizes)
         )
 
     def _feed(self, parser: Parser, file: Path) -> None:
+        if file not in self._read:
+            _next_file(parser)
         decoder = self._decoders.setdefault(file, Decoder())
         with file.open("rb") as stream:
             stream.seek(self._read.get(file, 0))
             while chunk := stream.read(_CHUNK):
+                if len(head := self._heads.get(file, b"")) < _HEAD and self._read.get(file, 0) == len(head):
+                    self._heads[file] = (head + chunk)[:_HEAD]
                 self._read[file] = stream.tell()
                 parser.feed(chunk if self._source.kind == "tensorboard" else decoder.decode(chunk))
 
@@ -283,14 +345,18 @@ class Follower:
         time.sleep(seconds)
 
 
-def choose_run(runs: list[RunRecord], name: str | None, path: Path) -> RunRecord:
-    """The run called `name`, or by its number from 1; without a name the last, which is the newest.
+def choose_run(runs: list[RunRecord], name: str | None, path: Path, folder: Path | None = None) -> RunRecord:
+    """The run called `name`, or by its number from 1.
+
+    Without a name it is the last, which is the newest; but in a run folder the one that is called like the folder, for
+    the Trainer never closes its log, and a later run of the same process writes into that of the earlier one, too.
 
     Raises:
         UserError: no such run.
     """
     if name is None:
-        return runs[-1]
+        own = [run for run in runs if folder is not None and run.name == folder.name]
+        return own[0] if own else runs[-1]
     for number, run in enumerate(runs, 1):
         if name in (run.name, str(number)):
             return run
@@ -310,7 +376,11 @@ def read_run(path: str | Path, name: str | None = None, metrics: Mapping[str, st
         UserError: see `find_input`; also for a file that holds nothing to read.
     """
     path = Path(path)
-    return choose_run(read_runs(find_input(path), metrics), name, path)
+    source = find_input(path)
+    return choose_run(read_runs(source, metrics), name, path, source.folder)
+
+
+_MOST_DIGITS = 18  #: of a step
 
 
 def evaluation_at(record: RunRecord, at: str) -> Evaluation:
@@ -320,7 +390,7 @@ def evaluation_at(record: RunRecord, at: str) -> Evaluation:
         UserError: another form, or no evaluation there.
     """
     kind, _, number = at.partition(":")
-    if kind not in ("epoch", "step") or not number.isdecimal():
+    if kind not in ("epoch", "step") or not number.isdecimal() or len(number) > _MOST_DIGITS:
         raise UserError(f"--at {at!r} is neither epoch:N nor step:N, with N a whole number.")
     limit = int(number)
     if kind == "epoch":

@@ -43,8 +43,10 @@ class TableParser:
     """
 
     def __init__(self, metrics: Mapping[str, str] | None = None) -> None:
-        """Args:
-        metrics: our name (`eval.mel`, `sample.score`) -> header of the column, without regard to case.
+        """Nothing is read yet.
+
+        Args:
+            metrics: our name (`eval.mel`, `sample.score`) -> header of the column, without regard to case.
 
         Raises:
             UserError: a name that begins with none of eval., train. and sample.

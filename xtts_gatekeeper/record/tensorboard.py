@@ -36,8 +36,10 @@ class TensorBoardParser:
     """
 
     def __init__(self, metrics: Mapping[str, str] | None = None) -> None:
-        """Args:
-        metrics: our name (`eval.mel`) -> tag, for tags whose own name says too little.
+        """Nothing is read yet.
+
+        Args:
+            metrics: our name (`eval.mel`) -> tag, for tags whose own name says too little.
 
         Raises:
             UserError: a name without a side.

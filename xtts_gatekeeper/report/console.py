@@ -148,7 +148,7 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
     baseline = status["baseline"]
     console.print(f"Run {escape(status['run'])}: {status['state']}", soft_wrap=True)
     if baseline and baseline["device"]:
-        said = [f"{baseline['device']}, {baseline['precision']}"]
+        said = [", ".join(filter(None, (baseline["device"], baseline["precision"])))]
         if baseline["scheduler"]:
             said.append(f"scheduler {baseline['scheduler']}")
         if baseline["train_clips"] is not None:

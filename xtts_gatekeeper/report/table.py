@@ -99,7 +99,8 @@ def _sample_score(record: RunRecord, at: Evaluation | TrainEpoch) -> float | Non
 
 def status(run: Path, record: RunRecord, policy: Policy) -> dict[str, Any]:
     """Everything `status` prints, as one JSON document."""
-    start = record.start
+    record = record.naming(policy.names)
+    start, target = record.start, policy.target_in(record)
     files = run_files(run) if run.is_dir() else {}
     freed = sum(event.bytes_freed for event in record.pruned)
     return {
@@ -109,7 +110,7 @@ def status(run: Path, record: RunRecord, policy: Policy) -> dict[str, Any]:
         "rows": tracking_rows(record, policy),
         "source": record.source,
         "phases": [{"name": p.name, "lr": p.lr, "step": p.step, "epoch": p.epoch} for p in record.phases],
-        "analysis": analysis(record, policy.objective, policy.target.value if policy.target else None),
+        "analysis": analysis(record, policy.objective, target.value if target else None),
         "verdict": evaluate(record, policy).to_dict(),
         "files": files,
         "disk_bytes": sum(files.values()),

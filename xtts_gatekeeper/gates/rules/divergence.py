@@ -35,8 +35,9 @@ class Divergence:
         if len(losses) < 3:
             return Finding("passed", f"{points.metric} is not finite often enough to compare: see the rule finite", {})
         limit = losses[0] + self.times * max(level(losses[:1]), losses[0] - min(losses))
-        first, latest = points.values[0], points.values[-1]
-        evidence = {"first": first, "latest": latest, "limit": limit, "step": points.steps[-1]}
+        sign = 1 if points.losses is points.values else -1
+        first, latest = sign * losses[0], sign * losses[-1]
+        evidence = {"first": first, "latest": latest, "limit": sign * limit, "step": points.steps[-1]}
         if losses[-1] >= losses[-2] > limit > losses[0]:
             return Finding(
                 "failed", f"{points.metric} has exploded: {latest:.4g} where it began at {first:.4g}", evidence

@@ -68,4 +68,6 @@ class Improved:
         if self.since == "previous_gate":
             due = [e.step for e in record.evaluations if self.gate is not None and self.gate.come(record, e)]
             return next((i for i in earlier if due and points.steps[i] >= due[0]), None)
-        return 0 if self.since == "first" else len(points) - 2
+        if self.since == "first":
+            return next((i for i in earlier if math.isfinite(points.values[i])), 0)
+        return len(points) - 2

@@ -28,7 +28,7 @@ class NotRegressed:
         lack = lacking(points, 2)
         if lack:
             return lack
-        best = min(range(len(points) - 1), key=lambda i: points.losses[i])
+        best = min(range(len(points) - 1), key=lambda i: (not math.isfinite(points.losses[i]), points.losses[i]))
         was, latest = points.values[best], points.values[-1]
         evidence = {"best": was, "best_step": points.steps[best], "latest": latest, "step": points.steps[-1]}
         if points.losses[-1] - points.losses[best] > self.by:

@@ -39,7 +39,8 @@ class NotWorsening:
         lack = lacking(points, self.checks + 1)
         if lack:
             return lack
-        losses = [value for value in points.losses if math.isfinite(value)]
+        at = [i for i, value in enumerate(points.losses) if math.isfinite(value)]
+        losses = [points.losses[i] for i in at]
         if len(losses) <= self.checks:
             return Finding("passed", f"{points.metric} is not finite often enough to compare: see the rule finite", {})
         best, last = min(losses), losses[-self.checks :]
@@ -50,17 +51,17 @@ class NotWorsening:
         worst = max(losses[losses.index(best) :])
         first = points.values[points.losses.index(best)]
         evidence = {
-            "steps": list(points.steps[-self.checks :]),
-            "values": list(points.values[-self.checks :]),
+            "steps": [points.steps[i] for i in at[-self.checks :]],
+            "values": [points.values[i] for i in at[-self.checks :]],
             "best": first,
             "change": rise,
             "noise_allowance": allowed,
         }
-        word = worse(points)
+        word, latest = worse(points), points.values[at[-1]]
         if min(last) > best and rise > allowed and last[-1] + sigma >= worst:
             message = (
-                f"{points.metric} has {word} for {self.checks} checks in a row, to {points.values[-1]:.4g} from its "
-                f"best of {first:.4g}, by more than its noise"
+                f"{points.metric} has {word} for {self.checks} checks in a row, to {latest:.4g} from its best of "
+                f"{first:.4g}, by more than its noise"
             )
             return Finding("failed", message, evidence)
         return Finding("passed", f"{points.metric} has not {word} for {self.checks} checks in a row", evidence)

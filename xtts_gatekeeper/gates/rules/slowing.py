@@ -13,17 +13,21 @@ from xtts_gatekeeper.series import MEMORY
 
 @dataclass(frozen=True)
 class Slowing:
-    """Even at the optimistic end, one more evaluation promises at least `pace` of what one has brought on average.
+    """One more evaluation promises, at its optimistic end, `pace` of what one has brought on average, or `share`.
 
-    The laxer neighbour of `plateau`: scale-free, and early enough to change something before the gain is gone.
+    It fails when it promises less than both: less than a quarter of the average so far, and less than half a percent of
+    the level (or of the whole fall, where that is more: a likelihood near zero has no level to speak of). The laxer
+    neighbour of `plateau`, early enough to change something before the gain is gone.
     """
 
     metric: Metric
     pace: float = 0.25
+    share: float = 0.005
     window: int = 5
 
     def __post_init__(self) -> None:
         require(0 < self.pace < 1, f"pace is {self.pace}, it must be above 0 and below 1")
+        require(0 < self.share < 1, f"share is {self.share}, it must be above 0 and below 1")
         require(3 <= self.window <= MEMORY, f"window is {self.window}, it must be 3 to {MEMORY}")
 
     def check(self, record: RunRecord) -> Finding:
@@ -33,5 +37,9 @@ class Slowing:
         if lack:
             return lack
         losses = [value for value in points.losses if math.isfinite(value)]
-        average = (losses[0] - min(losses)) / (len(losses) - 1) if len(losses) > 1 else 0.0
-        return level_off(points.metric, losses, self.pace * average, self.window, share=0.0)
+        if len(losses) < 2:
+            return level_off(points.metric, losses, 0.0, self.window, share=0.0)
+        best = min(losses)
+        fall = losses[0] - best
+        asked = min(self.pace * fall / (len(losses) - 1), self.share * max(abs(best), fall))
+        return level_off(points.metric, losses, asked, self.window, share=0.0)

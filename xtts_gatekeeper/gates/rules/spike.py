@@ -35,12 +35,21 @@ class Spike:
         lack = lacking(points, self.window + 1)
         if lack:
             return lack
-        before, latest = points.losses[-self.window - 1 : -1], points.losses[-1]
+        before = [value for value in points.losses[-self.window - 1 : -1] if math.isfinite(value)]
+        latest = points.losses[-1]
+        if len(before) < 3:
+            return Finding("passed", f"{points.metric} is not finite often enough to compare: see the rule finite", {})
         middle = median(before)
         deviation = 1.4826 * median(abs(value - middle) for value in before)
         limit = middle + max(self.times * deviation, self.share * level(before))
-        evidence = {"latest": points.values[-1], "median": abs(middle), "limit": abs(limit), "step": points.steps[-1]}
+        sign = 1 if points.losses is points.values else -1
+        evidence = {
+            "latest": points.values[-1],
+            "median": sign * middle,
+            "limit": sign * limit,
+            "step": points.steps[-1],
+        }
         if latest > limit and latest > max(before):
-            message = f"{points.metric} jumped to {points.values[-1]:.4g} from about {points.values[-2]:.4g}"
+            message = f"{points.metric} jumped to {points.values[-1]:.4g} from about {sign * middle:.4g}"
             return Finding("failed", f"{message} at step {points.steps[-1]}", evidence)
         return Finding("passed", f"{points.metric} shows no spike", evidence)
