@@ -1,12 +1,12 @@
-"""What the shipped policy's `stop` saves and costs, beside early stopping with patience, on seeded curves and real logs.
+"""What the shipped policy's `stop` saves and costs, beside early stopping with patience: seeded curves, real logs.
 
     python benchmarks/decisions.py [--curves 1200] [--first-seed 200000] [--logs ../shared/logs]
 
-Every curve goes through `evaluate` with the policy `checklist`, evaluation by evaluation, as a live run would. To compare
-at equal epochs saved, the policy is traced over the `worth` of its rule `plateau` (the shipped value is marked) and early
-stopping over its patience. Regret is how much lower the whole curve's best is than the best up to the stop: as a share
-of the best (positive curves), and of the curve's whole fall (any sign). The seeds are not those that the rules were
-tuned on (0 to 999). It prints and asserts nothing.
+Every curve goes through `evaluate` with the policy `checklist`, evaluation by evaluation, as a live run would. To
+compare at equal epochs saved, the policy is traced over the `worth` of its rule `plateau`, and early stopping over its
+patience. Regret is how much lower the whole curve's best is than the best up to the stop: as a share of the best
+(positive curves), and of the curve's whole fall (any sign). The seeds are not those that the rules were tuned on (0 to
+999). It prints and asserts nothing.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def by_kind(some: Sequence[Curve], traced: Sequence[Sequence[int]]) -> None:
 
 def real(logs: Path, policy: Policy) -> None:
     """Where the policy would have stopped the published runs."""
-    print("\nreal runs: evaluations, verdict at the end, best step; first stop, evaluations saved, regret; patience 3/5/10")
+    print("\nreal runs: evaluations, verdict at the end, best step; first stop, what it saves, regret; patience 3/5/10")
     for path in sorted(logs.glob("[0-9]*.txt")):
         for run in open_run(path).runs:
             segment = run.segments[-1].evaluations if run.segments else ()
@@ -152,8 +152,8 @@ def real(logs: Path, policy: Policy) -> None:
             lost = f", regret {regrets(values, stop)[0]:.4f}" if stop else ""
             beside = "/".join(str(early_stopping(values, p)) for p in PATIENCES)
             print(
-                f"  {name:34} {len(values):3}, {verdict.verdict:9}, best step {best.step if best else None}; {first}{lost}; "
-                f"ES after {beside}"
+                f"  {name:34} {len(values):3}, {verdict.verdict:9}, best step {best.step if best else None}; "
+                f"{first}{lost}; ES after {beside}"
             )
 
 

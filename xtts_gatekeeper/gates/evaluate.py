@@ -103,7 +103,7 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
     """
     record = record.naming(policy.names)
     files = sorted(record.files, key=lambda file: file.kind != "best")
-    notes = record.notes
+    notes = record.notes + _not_found(record, policy)
     if record.evaluations:
         record = record.upto(at or record.evaluations[-1])
     objective = record.resolve(policy.objective) or policy.objective
@@ -154,6 +154,14 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
         model=record.model.name,
         notes=notes,
     )
+
+
+def _not_found(record: RunRecord, policy: Policy) -> tuple[Note, ...]:
+    """A note for each name of the policy's own that stands for nothing in this run."""
+    if not record.metrics:
+        return ()
+    missing = [f"{name} ({said})" for name, said in policy.metrics.items() if record.resolve(name) is None]
+    return (Note("metric_not_found", f"not in this run: {', '.join(missing)}"),) if missing else ()
 
 
 def _find(due: PolicyRule, record: RunRecord) -> Finding:

@@ -16,6 +16,7 @@ from xtts_gatekeeper.gates.rules import Rule, When
 from xtts_gatekeeper.gates.rules.combine import AllOf, AnyOf, AtLeast
 from xtts_gatekeeper.gates.rules.target import Target
 from xtts_gatekeeper.record import RunRecord
+from xtts_gatekeeper.record.names import read_label
 
 Outcome = Literal["continue", "tune", "stop"]
 OUTCOMES = typing.get_args(Outcome)
@@ -71,9 +72,7 @@ class Policy:
     @cached_property
     def names(self) -> dict[str, str]:
         """`metrics` in our vocabulary: the policy's name -> the metric that a run logs."""
-        from xtts_gatekeeper.record.names import read_label
-
-        return {name: said if _is_metric(said) else read_label(said).metric for name, said in self.metrics.items()}
+        return {name: _logged(name, said) for name, said in self.metrics.items()}
 
     def target_in(self, record: RunRecord) -> Target | None:
         """The goal for what is the objective in `record`, where a rule names one."""
@@ -106,8 +105,12 @@ def _said(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _is_metric(said: str) -> bool:
-    return said.startswith(("eval.", "train.", "sample."))
+def _logged(name: str, said: str) -> str:
+    """The metric that `said` (a metric, a key, a tag or a column) is in a run; without a side it has that of `name`."""
+    if said.startswith(("eval.", "train.", "sample.")):
+        return said
+    label = read_label(said)
+    return label.metric if label.side else f"{name.partition('.')[0]}.{label.name}"
 
 
 def _flat(rules: Any) -> Iterator[Rule]:

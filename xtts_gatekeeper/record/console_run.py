@@ -300,9 +300,11 @@ class ConsoleStory:
         epoch = process.epoch
         if kind == "best" and found is not None and epoch is not None:
             process.best(epoch, int(found[1]))
+        # A file that is saved inside a step is called by its number and holds the update of that step, too.
+        step = int(found[1]) + (kind == "latest") if found else process.position
         process.events.append(
             Checkpoint(
-                step=int(found[1]) if found else process.position,
+                step=step,
                 epoch=process.number,
                 time=process.time,
                 kind=kind,

@@ -137,10 +137,10 @@ class SampleScore(Event):
 class Checkpoint(Event):
     """A checkpoint file was written; by us, it was read back, too.
 
-    `kind` is `latest` or `best`; `path` is relative to the run. `intact` is None where nobody has looked. `step` counts
-    the micro-batches that the weights hold, which is one more than the number in the name where the Trainer saved inside
-    a step. A best file has the `value` of a `metric` and the fingerprint of the eval set it was measured on. `bytes` and
-    `mtime_ns` tell whether a file of that name is still the one that was written.
+    `kind` is `latest` or `best`; `path` is relative to the run. `intact` is None where nobody has looked. `step`
+    counts the micro-batches that the weights hold, which is one more than the number in the name where the Trainer
+    saved inside a step. A best file has the `value` of a `metric` and the fingerprint of the eval set it was measured
+    on. `bytes` and `mtime_ns` tell whether a file of that name is still the one that was written.
     """
 
     type: ClassVar[str] = "checkpoint"

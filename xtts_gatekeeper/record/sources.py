@@ -315,8 +315,12 @@ class Follower:
         self._source = source
         if self._parser is None:
             return read_runs(source)
+        before = sum(self._read.values())
         for file in source.files:
             self._feed(self._parser, file)
+        if source.kind == "tensorboard" and before and sum(self._read.values()) == before:
+            # The scalars of one evaluation come one by one, and no mark ends them; now they have ceased to come.
+            return read_runs(source, self._metrics)
         return self._parser.records() or [RunRecord((), source.kind)]
 
     def _rewritten(self, source: Input) -> bool:

@@ -324,13 +324,13 @@ class _Run:
                 )
             )
             self.next_epoch = max(self.next_epoch, epoch + 1)
+        scores = {name: v for i, name in self.reading.samples.items() if (v := row.values[i]) is not None}
+        if scores:  # before the evaluation, which is judged with them
+            builder.add(SampleScore(step=step, epoch=epoch, time="", metrics=scores))
         metrics = self.reading.metrics("eval", row.values)
         if metrics:
             mid_epoch = self.epochs and not ends and self.next_epoch > 0
             builder.add(Evaluation(step=step, epoch=epoch, time="", metrics=metrics, mid_epoch=mid_epoch))
-        scores = {name: v for i, name in self.reading.samples.items() if (v := row.values[i]) is not None}
-        if scores:
-            builder.add(SampleScore(step=step, epoch=epoch, time="", metrics=scores))
         return ends
 
     def _step(self, row: Row) -> int:

@@ -45,12 +45,15 @@ class TensorBoardParser:
             UserError: a name without a side.
         """
         self._named: dict[str, list[Meaning]] = {}
+        self._builder = RunBuilder("tensorboard")
         for name, tag in (metrics or {}).items():
             side, _, key = name.partition(".")
+            if side == "sample":
+                self._builder.note("samples_not_read", "sample scores are not read from event files")
+                continue
             if side not in ("eval", "train") or not key:
                 raise UserError(f"the metric {name!r} of the tag {tag!r} must begin with eval. or train.")
             self._named.setdefault(tag, []).append(Meaning("eval" if side == "eval" else "train", key, given=True))
-        self._builder = RunBuilder("tensorboard")
         self._reader = EventFileReader(self._tag, self._file_begins, self._damaged)
         self._tags: dict[str, Tag] = {}
         self._meanings: list[Meaning] = []
