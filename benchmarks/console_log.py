@@ -1,6 +1,6 @@
 """How fast a console log is read: a million logged steps, with our reader and, on a tenth, with a plain one.
 
-Prints lines, MB, seconds, MB/s and peak memory, each reader in a process of its own. Asserts nothing.
+`gate` is the whole verb, with 100 evaluations and with 1,000; `ours` the reader alone. Prints lines, MB, seconds, MB/s and peak memory, each reader in a process of its own. Asserts nothing.
 
     python benchmarks/console_log.py [steps]
 """
@@ -85,7 +85,14 @@ def read_plainly(path: Path) -> tuple[int, int]:
     return lines, evaluations
 
 
-READERS = {"ours": read_ours, "plain": read_plainly}
+def judge(path: Path) -> tuple[int, int]:
+    """The whole of `gate LOG`: find, read, judge. Its lines are not counted."""
+    from xtts_gatekeeper.offline import gate_document, open_run
+
+    return 0, int(gate_document(open_run(path))["evaluations"])
+
+
+READERS = {"gate": judge, "ours": read_ours, "plain": read_plainly}
 
 
 def measure(reader: str, path: Path) -> None:
@@ -103,10 +110,15 @@ def measure(reader: str, path: Path) -> None:
 
 def main(steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for reader, count in (("ours", steps), ("plain", steps // 10)):
-            path = Path(folder) / f"{reader}.txt"
-            write_log(path, count, min(PER_EPOCH, count))
-            subprocess.run([sys.executable, __file__, reader, str(path)], check=True)
+        for readers, count, per_epoch in (
+            (("gate", "ours"), steps, PER_EPOCH),
+            (("gate",), steps, PER_EPOCH // 10),
+            (("plain",), steps // 10, PER_EPOCH),
+        ):
+            path = Path(folder) / "log.txt"
+            write_log(path, count, min(per_epoch, count))
+            for reader in readers:
+                subprocess.run([sys.executable, __file__, reader, str(path)], check=True)
             path.unlink()
 
 

@@ -141,3 +141,8 @@ def write_run(folder: Path, *parts: Event | Iterable[Event]) -> Path:
     for event in record_of(*parts).events:
         journal.append(event)
     return folder
+
+
+def flat(parts) -> list[Event]:
+    """The events of lists of lists of events, in order."""
+    return [parts] if isinstance(parts, Event) else [event for part in parts for event in flat(part)]

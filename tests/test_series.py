@@ -1,6 +1,5 @@
 import math
 from random import Random
-from statistics import median
 
 import pytest
 from hypothesis import given, settings
@@ -34,10 +33,20 @@ def test_the_slope_over_steps_is_per_step_and_passes_over_pairs_at_one_step():
     assert median_slope([5.0, 4.0], [7, 7]) == median_slope([5.0]) == median_slope([]) == 0.0
 
 
-def test_a_long_series_is_thinned_to_both_of_its_ends():
-    rising_at_last = [0.0] * 1000 + [float(x) for x in range(4000)]
-    assert median_slope(rising_at_last) == pytest.approx(median(rising_at_last) / 2500, rel=0.3)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_thinning_a_long_series_does_not_change_its_slope(share):
+    """A flat stretch, then a rise: of 150 points all pairs are looked at, of 6000 only some, from end to end."""
+
+    def bent(count):
+        return [max(0.0, x / count - share) for x in range(count)]
+
+    assert median_slope(bent(6000)) * 6000 == pytest.approx(median_slope(bent(150)) * 150, rel=0.05)
+
+
+def test_a_long_line_has_its_slope_and_a_long_rise_after_a_flat_start_too():
     assert median_slope([2.0 * x for x in range(5000)]) == pytest.approx(2.0)
+    assert median_slope([0.0] * 1000 + [float(x) for x in range(4000)]) == 1.0  # that of 64 % of all pairs
+    assert median_slope([2.0 * x for x in range(5000)], [3 * x for x in range(5000)]) == pytest.approx(2 / 3)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.001, 1.0), st.floats(-0.5, 0.5))

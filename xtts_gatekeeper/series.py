@@ -114,7 +114,7 @@ def outlook(values: Sequence[float], asked: float, window: int, share: float = 0
     need = max(
         window,
         min(MEMORY, math.ceil(share * len(values))),
-        math.ceil(math.pow(min(1e9, 12 * (2 * sigma / asked) ** 2), 1 / 3)),
+        math.ceil(math.pow(12 * min(1e4, 2 * sigma / asked) ** 2, 1 / 3)),
     )
     if need > min(len(values), MEMORY):
         return need

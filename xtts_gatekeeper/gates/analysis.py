@@ -38,15 +38,16 @@ def _stretches(record: RunRecord, measured: Sequence[Evaluation]) -> list[tuple[
     marks: list[tuple[str, int]] = [(phase.name, phase.step) for phase in record.phases]
     if not marks:
         starts = [event.step for event in record.events if isinstance(event, Start)]
-        marks = [(f"process {i}", step) for i, step in enumerate(starts, 1)] or [("run", 0)]
+        marks = [(f"process {i}", step) for i, step in enumerate(starts, 1)]
+        if len(marks) < 2:
+            marks = [("run", marks[0][1] if marks else 0)]
     # A resume repeats the start of the phase it is in, and goes back to an earlier step.
     kept: list[tuple[str, int]] = []
     for name, step in marks:
-        if kept and kept[-1][0] == name:
-            continue
         while kept and kept[-1][1] > step:
             kept.pop()
-        kept.append((name, step))
+        if not kept or kept[-1][0] != name:
+            kept.append((name, step))
     found = []
     for i, (name, step) in enumerate(kept):
         begin = 0 if i == 0 else sum(e.step <= step for e in measured)

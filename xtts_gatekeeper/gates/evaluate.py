@@ -10,6 +10,7 @@ from xtts_gatekeeper.gates.next_steps import NextStep, next_steps
 from xtts_gatekeeper.gates.policy import Gate, Outcome, Policy, PolicyRule
 from xtts_gatekeeper.gates.projection import Projection, project
 from xtts_gatekeeper.gates.rules import Finding, Status
+from xtts_gatekeeper.gates.rules.base import too_early
 from xtts_gatekeeper.record import Checkpoint, Evaluation, RunRecord
 from xtts_gatekeeper.record.run import Note, best_of
 
@@ -73,19 +74,29 @@ class Verdict:
 def due_gates(record: RunRecord, policy: Policy) -> list[Gate]:
     """The gates that are due at the last evaluation.
 
-    A gate comes due at the first evaluation at or after its time, and stays due until all its rules have the points
-    they need.
+    A gate comes due at the first evaluation at or after its time and stays due until it is passed: until at one
+    evaluation all its rules have the points they need (those on the objective at least the policy's minimum) and none
+    fails. Who goes on against a `stop` is asked again.
     """
     *earlier, last = record.evaluations
 
-    def decided(gate: Gate) -> bool:
-        return any(gate.when.come(record, e) and not _lacks_points(gate, record.upto(e)) for e in earlier)
+    def passed(gate: Gate) -> bool:
+        return any(gate.when.come(record, e) and _passed(gate, record, e, policy) for e in earlier)
 
-    return [gate for gate in policy.gates if gate.when.come(record, last) and not decided(gate)]
+    return [gate for gate in policy.gates if gate.when.come(record, last) and not passed(gate)]
 
 
-def _lacks_points(gate: Gate, record: RunRecord) -> bool:
-    return any(_find(due, record).status == "too_early" for due in gate.rules)
+def _passed(gate: Gate, record: RunRecord, evaluation: Evaluation, policy: Policy) -> bool:
+    """Whether `gate` was passed at `evaluation`; remembered, since every later evaluation asks again."""
+    key = (policy.hash, gate.name, id(evaluation))
+    if key not in record.memo:
+        then = record.upto(evaluation)
+        findings = [(due, _find_at_gate(due, then, policy)) for due in gate.rules]
+        record.memo[key] = not any(
+            finding.status == "too_early" or (finding.status == "failed" and due.on_fail != "continue")
+            for due, finding in findings
+        )
+    return record.memo[key]
 
 
 def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) -> Verdict:
@@ -110,8 +121,10 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
     comparable = record.segments[-1].evaluations if record.segments else ()
     measured = [e for e in comparable if objective in e.metrics]
     gates = due_gates(record, policy) if record.evaluations else []
-    reasons = [_reason(rule, record) for rule in policy.health] if record.evaluations else []
-    reasons += [_reason(rule, record, gate.name) for gate in gates for rule in gate.rules]
+    reasons = [_reason(due, _find(due, record), record) for due in policy.health] if record.evaluations else []
+    reasons += [
+        _reason(due, _find_at_gate(due, record, policy), record, gate.name) for gate in gates for due in gate.rules
+    ]
     failed = [reason for reason in reasons if reason.outcome != "continue"]
     verdict: VerdictName
     if failed:
@@ -171,8 +184,18 @@ def _find(due: PolicyRule, record: RunRecord) -> Finding:
     return finding
 
 
-def _reason(due: PolicyRule, record: RunRecord, gate: str | None = None) -> Reason:
+def _find_at_gate(due: PolicyRule, record: RunRecord, policy: Policy) -> Finding:
+    """A gate is asked once: what it says of the objective waits for the policy's minimum, be it good or bad."""
     finding = _find(due, record)
+    points = record.series(policy.objective)
+    metric = getattr(due.rule, "metric", None)
+    if not points.values or metric is None or record.resolve(metric) != points.metric:
+        return finding
+    have, need = len(points), policy.minimum_evaluations
+    return too_early(points.metric, have, need) if have < need else finding
+
+
+def _reason(due: PolicyRule, finding: Finding, record: RunRecord, gate: str | None = None) -> Reason:
     outcome = due.on_fail if finding.status == "failed" else "continue"
     evidence = finding.evidence
     metric = getattr(due.rule, "metric", None)

@@ -22,6 +22,9 @@ class NextStep:
     values: dict[str, Any] = field(default_factory=dict)
 
 
+_OPPOSITE = {"lower_lr": "raise_lr", "raise_lr": "lower_lr"}
+
+
 @dataclass(frozen=True)
 class _Case:
     """What the advice can draw on."""
@@ -47,7 +50,10 @@ def next_steps(
     best: Mapping[str, Any] | None,
     latest: Mapping[str, Any] | None,
 ) -> tuple[NextStep, ...]:
-    """Next steps for the reasons that failed and ask for something; each code once, the gravest reason's first."""
+    """Next steps for the reasons that failed; each code once, the gravest reason's first.
+
+    Where two reasons want the learning rate changed, the first has its way: it cannot go up and down.
+    """
     case = _Case(record, objective, best, latest)
     steps: dict[str, NextStep] = {}
     for reason in reasons:
@@ -55,7 +61,8 @@ def next_steps(
             continue
         advise = _ADVICE.get(reason.code, _tune_first)
         for step in advise(case, reason):
-            steps.setdefault(step.code, step)
+            if _OPPOSITE.get(step.code) not in steps:
+                steps.setdefault(step.code, step)
     return tuple(steps.values())
 
 

@@ -37,7 +37,7 @@ class PolicyRule:
 
 @dataclass(frozen=True)
 class Gate:
-    """Rules that are due once, at the first evaluation at or after `when`. `line` is its place in the file."""
+    """Rules that are due from the first evaluation at or after `when` until they are passed. `line` is its place in the file."""
 
     name: str
     when: When

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from xtts_gatekeeper.record.events import (
     Checkpoint,
@@ -82,6 +82,8 @@ class RunRecord:
     name: str = ""
     notes: tuple[Note, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
+    #: Shared with every record made of this one by `upto` or `naming`; for results that depend on its events alone.
+    memo: dict[Any, bool] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def _line(self) -> tuple[tuple[Evaluation, ...], tuple[TrainEpoch, ...], frozenset[int]]:

@@ -54,6 +54,8 @@ def print_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
         outcome = "note" if reason["outcome"] == "continue" else reason["outcome"]
         mark = {"failed": f"[{_STYLE.get(outcome, 'cyan')}]{outcome}[/]", "passed": "ok"}.get(reason["status"], "–")
         where = f" [{reason['gate']}]" if reason["gate"] else ""
+        if reason["status"] == "too_early":
+            where = f", {reason['code']}{where}"
         console.print(f"  {mark:<6} {escape(reason['message'] + where)}", soft_wrap=True)
     for step in verdict["next_steps"]:
         console.print(f"  next: {escape(step['message'])}", soft_wrap=True)
@@ -103,9 +105,8 @@ def print_replay(console: Console, replay: Mapping[str, Any], objective: str) ->
 
 def print_analysis(console: Console, analysis: Mapping[str, Any]) -> None:
     """What each phase gained, against the value before it, and the distance to the target."""
-    for part in (*analysis["phases"], analysis["overall"]):
-        if part is None:
-            continue
+    phases = analysis["phases"]
+    for part in phases if len(phases) < 2 else (*phases, analysis["overall"]):
         way = (
             f"{part['name']}: {part['from']:.4f} at step {part['from_step']} to {part['to']:.4f} at step "
             f"{part['to_step']}"

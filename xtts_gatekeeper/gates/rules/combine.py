@@ -24,6 +24,9 @@ class AllOf:
 
     rules: tuple[Rule, ...]
 
+    def __post_init__(self) -> None:
+        require(bool(self.rules), "rules is empty, it must hold one rule or more")
+
     def check(self, record: RunRecord) -> Finding:
         """See the class."""
         findings = _findings(self.rules, record)
@@ -40,6 +43,9 @@ class AnyOf:
     """At least one of the `rules` passes; those that this run cannot measure do not count."""
 
     rules: tuple[Rule, ...]
+
+    def __post_init__(self) -> None:
+        require(bool(self.rules), "rules is empty, it must hold one rule or more")
 
     def check(self, record: RunRecord) -> Finding:
         """See the class."""

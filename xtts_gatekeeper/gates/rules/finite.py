@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from xtts_gatekeeper.gates.rules.base import Finding, require
+from xtts_gatekeeper.gates.rules.base import Finding, require, too_early
 from xtts_gatekeeper.record import Evaluation, RunRecord, TrainEpoch
 
 
@@ -23,14 +23,23 @@ class Finite:
 
     def check(self, record: RunRecord) -> Finding:
         """See the class."""
-        evaluation = record.evaluations[-1]
+        evaluation = record.evaluations[-1] if record.evaluations else None
         epoch = record.train_epochs[-1] if record.train_epochs else None
-        broken = not_finite(evaluation) or (not_finite(epoch, self.consecutive) if epoch else None)
+        if evaluation is None and epoch is None:
+            return too_early("the losses", 0, 1)
+        broken = (not_finite(evaluation) if evaluation else None) or (
+            not_finite(epoch, self.consecutive) if epoch else None
+        )
         if broken:
             return broken
         isolated = epoch.nonfinite_batches if epoch is not None else 0
-        note = f"; {isolated} isolated NaN batches in the last epoch point to bad clips" if isolated else ""
-        return Finding("passed", f"losses are finite{note}", {"isolated_nonfinite_batches": isolated})
+        bad = [name for name, value in epoch.metrics.items() if not math.isfinite(value)] if epoch is not None else []
+        message = "losses are finite"
+        if isolated:
+            message += f"; {isolated} isolated NaN batches in the last epoch point to bad clips"
+        elif bad:
+            message = f"losses of the evaluation are finite; {', '.join(bad)} of the last epoch gave NaN or Inf"
+        return Finding("passed", message, {"isolated_nonfinite_batches": isolated})
 
 
 def not_finite(event: Evaluation | TrainEpoch, consecutive: int = 1) -> Finding | None:

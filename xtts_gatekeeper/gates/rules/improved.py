@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from xtts_gatekeeper.gates.rules.base import Finding, Metric, When, lacking, require
@@ -16,18 +17,22 @@ from xtts_gatekeeper.series import level
 class Improved:
     """The latest `metric` is better than it was `since` then, by more than `by` (a share of what it was).
 
+    The latest is the median of the last `window` values, so that with 3 one wild evaluation decides nothing.
+
     `since` is `first` (the first comparable point), `previous` (the point before), `best` (the best before) or
     `previous_gate` (the point at which the gate before this one in the policy came due, `gate`; the policy's reader
-    fills that in).
+    fills that in). Points that are not finite are passed over.
     """
 
     metric: Metric
     since: Literal["first", "previous", "best", "previous_gate"] = "first"
     by: float = 0.0
+    window: int = 1
     gate: When | None = None
 
     def __post_init__(self) -> None:
         require(0 <= self.by < math.inf, f"by is {self.by}, it must be 0 or more")
+        require(self.window >= 1, f"window is {self.window}, it must be 1 or more")
 
     def check(self, record: RunRecord) -> Finding:
         """See the class."""
@@ -39,9 +44,12 @@ class Improved:
         if then is None:
             return Finding("not_measured", f"{points.metric} has no point at the gate before that can be compared")
         name = f"{'its best' if self.since == 'best' else self.since.replace('_', ' ')}"
-        was, value, step = points.values[then], points.values[-1], points.steps[-1]
-        size = level([was]) or level(points.values)
-        gain = (points.losses[then] - points.losses[-1]) / size if size else 0.0
+        latest = max(then + 1, len(points) - self.window)
+        recent = [v for v in points.values[latest:] if math.isfinite(v)] or [math.nan]
+        was, value, step = points.values[then], median(recent), points.steps[-1]
+        size = level([was]) or level([v for v in points.values if math.isfinite(v)] or [was])
+        sign = 1 if points.losses is points.values else -1
+        gain = sign * (was - value) / size if size else 0.0
         evidence = {
             self.since: was,
             f"{self.since}_step": points.steps[then],
@@ -49,11 +57,9 @@ class Improved:
             "step": step,
             "gain": gain,
         }
-        change = (
-            f"{was:.4g} at step {points.steps[then]} to {value:.4g} at step {step} ({(value - was) / size:+.1%})"
-            if size
-            else ""
-        )
+        share = f" ({(value - was) / size:+.1%})" if size else ""
+        of = f", the median of the last {len(recent)}," if len(recent) > 1 else ""
+        change = f"{was:.4g} at step {points.steps[then]} to {value:.4g}{of} at step {step}{share}"
         since = "the first measurement" if self.since == "first" else name
         if gain > self.by:
             return Finding("passed", f"{points.metric} improved since {since}: {change}", evidence)
@@ -62,12 +68,10 @@ class Improved:
 
     def _then(self, record: RunRecord, points: Series) -> int | None:
         """Index of the point to compare with."""
-        earlier = range(len(points) - 1)
+        earlier = [i for i in range(len(points) - 1) if math.isfinite(points.values[i])] or [0]
         if self.since == "best":
-            return min(earlier, key=lambda i: (not math.isfinite(points.losses[i]), points.losses[i]))
+            return min(earlier, key=lambda i: points.losses[i])
         if self.since == "previous_gate":
             due = [e.step for e in record.evaluations if self.gate is not None and self.gate.come(record, e)]
             return next((i for i in earlier if due and points.steps[i] >= due[0]), None)
-        if self.since == "first":
-            return next((i for i in earlier if math.isfinite(points.values[i])), 0)
-        return len(points) - 2
+        return earlier[0] if self.since == "first" else earlier[-1]

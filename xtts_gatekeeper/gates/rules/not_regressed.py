@@ -31,6 +31,8 @@ class NotRegressed:
         best = min(range(len(points) - 1), key=lambda i: (not math.isfinite(points.losses[i]), points.losses[i]))
         was, latest = points.values[best], points.values[-1]
         evidence = {"best": was, "best_step": points.steps[best], "latest": latest, "step": points.steps[-1]}
+        if not (math.isfinite(was) and math.isfinite(latest)):
+            return Finding("passed", f"{points.metric} is not finite: see the rule finite", evidence)
         if points.losses[-1] - points.losses[best] > self.by:
             return Finding("failed", f"{points.metric} regressed from {was:.4g} to {latest:.4g}", evidence)
         return Finding("passed", f"{points.metric} has not regressed ({was:.4g} to {latest:.4g})", evidence)

@@ -57,11 +57,15 @@ class NotWorsening:
             "change": rise,
             "noise_allowance": allowed,
         }
-        word, latest = worse(points), points.values[at[-1]]
+        word, sign = worse(points), 1 if points.losses is points.values else -1
+        so_far = f"{points.metric} has {word} to {points.values[at[-1]]:.4g} from its best of {first:.4g}"
         if min(last) > best and rise > allowed and last[-1] + sigma >= worst:
-            message = (
-                f"{points.metric} has {word} for {self.checks} checks in a row, to {latest:.4g} from its best of "
-                f"{first:.4g}, by more than its noise"
-            )
+            message = f"{so_far}, by more than its noise, and was worse than its best for {self.checks} checks in a row"
             return Finding("failed", message, evidence)
-        return Finding("passed", f"{points.metric} has not {word} for {self.checks} checks in a row", evidence)
+        if min(last) <= best:
+            message = f"{points.metric} has not {word} for {self.checks} checks in a row"
+        elif rise <= allowed:
+            message = f"{so_far}, but its last {self.checks} checks are within its noise of its best stretch"
+        else:
+            message = f"{so_far}, but was at {sign * worst:.4g} and is coming back"
+        return Finding("passed", message, evidence)

@@ -43,17 +43,24 @@ class Overfit:
         lack = lacking(measured, self.window) or lacking(trained, 2)
         if lack:
             return lack
-        begin, end = measured.steps[-self.window], measured.steps[-1]
-        recent = [value for step, value in zip(trained.steps, trained.values, strict=True) if begin <= step <= end]
-        if len(recent) < 2:
-            return too_early(trained.metric, len(recent), 2)
-        values = measured.values[-self.window :]
+        steps, values = measured.steps[-self.window :], measured.values[-self.window :]
+        # Epochs that ended after the first of these evaluations: the one before it is still part of an earlier fall.
+        epochs = [(s, v) for s, v in zip(trained.steps, trained.values, strict=True) if steps[0] < s <= steps[-1]]
+        if len(epochs) < 2:
+            return too_early(trained.metric, len(epochs), 2)
+        recent = [value for _, value in epochs]
         if not all(map(math.isfinite, (*values, *recent))):
             return Finding("passed", "train and eval losses are not all finite: see the rule finite", {})
-        gain = -median_slope(values) * (len(values) - 1)
-        learned = -median_slope(recent) * (len(recent) - 1)
-        evidence = {"eval_gain": gain, "train_gain": learned, "gap": values[-1] - recent[-1], "steps": [begin, end]}
-        if learned > noise_allowance(trained.values, self.noise, recent) and gain < self.share * learned:
+        gain = -median_slope(values, steps)
+        learned = -median_slope(recent, [step for step, _ in epochs])
+        evidence = {
+            "eval_gain_per_step": gain,
+            "train_gain_per_step": learned,
+            "gap": values[-1] - recent[-1],
+            "steps": [steps[0], steps[-1]],
+        }
+        falls = learned * (epochs[-1][0] - epochs[0][0]) > noise_allowance(trained.values, self.noise, recent)
+        if falls and gain < self.share * learned:
             message = (
                 f"{trained.metric} falls on ({recent[0]:.4g} to {recent[-1]:.4g}) and {measured.metric} does not "
                 f"follow ({values[0]:.4g} to {values[-1]:.4g} over the last {len(values)} evaluations): overfitting"

@@ -15,8 +15,8 @@ class Plateau:
     """Even at the optimistic end, one more evaluation promises at least `worth` of what was gained so far.
 
     What was gained is the fall since the first comparable evaluation, but no more than a quarter of the size of the
-    best: near its floor, a loss that fell far is judged by what is left of it. The promise is that of `series.outlook`,
-    over at least `window` evaluations and a third of the run, at most the last 60.
+    best, unless zero was crossed: near its floor, a loss that fell far is judged by what is left of it. The promise is
+    that of `series.outlook`, over at least `window` evaluations and a third of the run, at most the last 60.
 
     A metric that has gained nothing is no plateau but a failure to learn: other rules see that.
     """
@@ -36,7 +36,10 @@ class Plateau:
         if lack:
             return lack
         losses = [value for value in points.losses if math.isfinite(value)]
-        gained = min(losses[0] - min(losses), abs(min(losses)) / 4) if losses else 0.0
+        best = min(losses, default=0.0)
+        gained = losses[0] - best if losses else 0.0
+        if best > 0 or max(losses, default=0.0) < 0:  # a likelihood that crosses zero has no floor there
+            gained = min(gained, abs(best) / 4)
         return level_off(points.metric, losses, self.worth * gained, self.window, share=1 / 3)
 
 

@@ -37,7 +37,7 @@ class Spike:
             return lack
         before = [value for value in points.losses[-self.window - 1 : -1] if math.isfinite(value)]
         latest = points.losses[-1]
-        if len(before) < 3:
+        if len(before) < 3 or math.isnan(latest):
             return Finding("passed", f"{points.metric} is not finite often enough to compare: see the rule finite", {})
         middle = median(before)
         deviation = 1.4826 * median(abs(value - middle) for value in before)

@@ -27,6 +27,8 @@ class Target:
             return lack
         latest, step = points.values[-1], points.steps[-1]
         evidence = {"latest": latest, "target": self.value, "distance": latest - self.value, "step": step}
+        if math.isnan(latest):
+            return Finding("passed", f"{points.metric} is not a number: see the rule finite", evidence)
         higher = points.losses is not points.values
         if latest > self.value if higher else latest < self.value:
             return Finding("failed", f"{points.metric} {latest:.4g} has reached the target {self.value:g}", evidence)

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from xtts_gatekeeper.gates.rules.base import Finding, Metric, Status, lacking, require
+from xtts_gatekeeper.gates.rules.base import Finding, Metric, lacking, require
 from xtts_gatekeeper.record import RunRecord
-from xtts_gatekeeper.series import median_slope, noise_allowance
+from xtts_gatekeeper.series import median_slope, noise, noise_allowance
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,9 @@ class Trend:
     """The robust slope of `metric` over its last `window` points (0: all) is flat-to-better, or clearly better.
 
     `require: flat_to_down` fails when the fitted change over the window is a rise beyond its noise (`noise` is the
-    share for it). `require: down` fails unless it is a fall beyond its noise. For a score, where higher is better, up
-    and down change places.
+    share for it). `require: down` passes when it is a fall beyond its noise, and fails when it is none even at the
+    optimistic end of its uncertainty, two standard errors of the fitted slope; in between more points have to tell.
+    For a score, where higher is better, up and down change places.
     """
 
     metric: Metric
@@ -47,5 +48,9 @@ class Trend:
             return Finding("failed", f"{points.metric} {up} {over}", evidence)
         if change < -allowed:
             return Finding("passed", f"{points.metric} {down} {over}", evidence)
-        status: Status = "failed" if self.require == "down" else "passed"
-        return Finding(status, f"{points.metric} is flat {over}", evidence)
+        if self.require == "flat_to_down":
+            return Finding("passed", f"{points.metric} is flat {over}", evidence)
+        error = noise([loss for loss in points.losses if math.isfinite(loss)]) * math.sqrt(12 / len(values))
+        if change - 2 * error < -allowed:
+            return Finding("too_early", f"{points.metric} {over} is too noisy to tell a fall from none", evidence)
+        return Finding("failed", f"{points.metric} is flat {over}", evidence)
