@@ -1,6 +1,7 @@
 """How fast a console log is read: a million logged steps, with our reader and, on a tenth, with a plain one.
 
-`gate` is the whole verb, with 100 evaluations and with 1,000; `ours` the reader alone. Prints lines, MB, seconds, MB/s and peak memory, each reader in a process of its own. Asserts nothing.
+`gate` is the whole verb, with 100 evaluations and with 1,000; `ours` the reader alone. Prints lines, MB, seconds, MB/s
+and peak memory, each reader in a process of its own. Asserts nothing.
 
     python benchmarks/console_log.py [steps]
 """

@@ -294,6 +294,11 @@ def test_more_steps_between_explain_a_larger_fall():
     assert segments_of(later, source="console") == [[10, 20, 30, 40, 100]]
 
 
+def test_the_faster_of_the_latest_pace_and_that_of_the_whole_run_counts():
+    parts = [start(), curve(*[3.0] * 6, 2.9, 2.8, 2.7, 2.6, eval_set=None), start(step=100)]
+    assert len(record_of(parts, curve(2.43, first=10, eval_set=None), source="console").segments) == 1
+
+
 def test_below_three_evaluations_there_is_no_pace_and_no_cut():
     parts = [start(), curve(3.0, 2.9, eval_set=None), start(step=20), curve(1.0, first=2, eval_set=None)]
     assert segments_of(parts, source="console") == [[10, 20, 30]]

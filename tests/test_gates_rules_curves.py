@@ -142,6 +142,10 @@ def test_how_far_is_divergence_can_be_chosen(times, expected):
     assert status(Divergence(MEL, times), [2.0, 5.0, 5.0]) == expected
 
 
+def test_divergence_says_where_it_began_and_is_now():
+    assert judged(Divergence(MEL), [2.0, 9.0, 9.5]).message == "eval.mel_ce has exploded: 9.5 where it began at 2"
+
+
 # not_worsening
 
 

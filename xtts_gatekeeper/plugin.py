@@ -169,7 +169,7 @@ class Gatekeeper:
         self.named = {**port.loss_weights, **{key: (name, 1.0) for name, key in (section.metrics or {}).items()}}
         own = {f"{side}.{name}" for side in ("eval", "train") for name, _ in self.named.values()}
         self.policy: Policy = load_policy(section.policy, own)
-        warnings += self._gates_never_due()
+        warnings += self.policy.check_plan(port.config.epochs)
         self._first_step = port.step
         eval_samples = usable_eval_samples(port)
         plan = PhasePlan.of(section.phases or [])
@@ -204,16 +204,6 @@ class Gatekeeper:
         if self.phases is not None:
             self.phases.install()
         self._install()
-
-    def _gates_never_due(self) -> list[str]:
-        """A gate of the user's own policy after the last epoch is refused; in a shipped policy it is only said."""
-        try:
-            self.policy.check_plan(self.port.config.epochs)
-        except UserError as error:
-            if not self.policy.shipped:
-                raise
-            return [str(error).partition(": ")[2]]
-        return []
 
     def _keep_settings(self) -> None:
         """Copy settings and rules beside the journal: a stock run that continues the folder drops our section."""

@@ -75,12 +75,25 @@ def train(tmp_path, model, section, **config):
 
 @pytest.mark.parametrize(("model", "target"), [(Line, "eval.loss"), (TwoLines, "eval.loss_0")])
 def test_without_the_objective_it_is_said_once_and_the_best_is_the_trainers_target(tmp_path, model, target):
-    trainer, record = train(tmp_path, model(), GatekeeperConfig())
+    policy = tmp_path / "mel.yaml"
+    policy.write_text("{version: 1, name: mel, objective: eval.mel_ce, health: [{rule: finite, on_fail: stop}]}")
+    trainer, record = train(tmp_path, model(), GatekeeperConfig(policy=str(policy)))
     assert [incident.code for incident in record.incidents] == ["no_objective"]
     assert {event.verdict for event in record.verdicts} == {"undecided"}
     last = record.evaluations[-1]
     assert last.metrics[target] < record.evaluations[0].metrics[target]
     assert (Path(trainer.output_path) / f"best_model_{last.step}.pth").is_file()
+
+
+@pytest.mark.parametrize("model", [Line, TwoLines])
+def test_what_plays_the_objective_is_found_by_what_the_model_logs(tmp_path, model):
+    trainer, record = train(tmp_path, model(), GatekeeperConfig())
+    assert record.incidents == ()
+    assert record.verdicts[-1].verdict == "continue"
+    assert record.resolve("eval.objective") == "eval.loss_mel"
+    best = [file for file in record.files if file.kind == "best"]
+    assert [file.metric for file in best] == ["eval.loss_mel"]
+    assert best[0].value == min(evaluation.metrics["eval.loss_mel"] for evaluation in record.evaluations)
 
 
 def test_a_logged_key_can_be_given_our_name(tmp_path):

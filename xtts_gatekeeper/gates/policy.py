@@ -37,7 +37,10 @@ class PolicyRule:
 
 @dataclass(frozen=True)
 class Gate:
-    """Rules that are due from the first evaluation at or after `when` until they are passed. `line` is its place in the file."""
+    """Rules that are due from the first evaluation at or after `when` until they are passed.
+
+    `line` is its place in the file.
+    """
 
     name: str
     when: When
@@ -81,18 +84,21 @@ class Policy:
         goals = (rule for rule in _flat(rules) if isinstance(rule, Target))
         return next((goal for goal in goals if (record.resolve(goal.metric) or goal.metric) == objective), None)
 
-    def check_plan(self, epochs: int | None) -> None:
-        """Refuse a gate that cannot come due in a run of so many epochs.
+    def check_plan(self, epochs: int) -> list[str]:
+        """A sentence for each gate that cannot come due in a run of so many epochs.
 
         Raises:
-            UserError: with file and line.
+            UserError: with file and line, unless the policy is a shipped one: who wrote the gate wants it asked.
         """
-        for gate in self.gates:
-            if epochs is not None and gate.when.unit == "epochs" and gate.when.count > epochs:
-                raise UserError(
-                    f"{self.path}:{gate.line}: {gate.name} comes after {gate.when.count} epochs and the run is planned "
-                    f"for {epochs}: it can never come due."
-                )
+        late = [gate for gate in self.gates if gate.when.unit == "epochs" and gate.when.count > epochs]
+        said = [
+            f"{gate.name} comes after {gate.when.count} epochs and the run is planned for {epochs}: it can never come "
+            "due"
+            for gate in late
+        ]
+        if late and not self.shipped:
+            raise UserError(f"{self.path}:{late[0].line}: {said[0]}.")
+        return said
 
 
 def _said(value: Any) -> Any:
