@@ -651,7 +651,7 @@ def test_a_score_spikes_downwards_and_is_told_as_it_is(latest, expected):
     ("rule", "values", "expected"),
     [
         (Target(MEL, 2.5), [2.6], "passed"),
-        (Target(MEL, 2.5), [2.5], "passed"),
+        (Target(MEL, 2.5), [2.5], "failed"),
         (Target(MEL, 2.5), [2.4], "failed"),
         (Target(MEL, 2.5), [2.4, 2.6], "passed"),
         (Target(MEL, -1.0), [-0.9], "passed"),

@@ -87,7 +87,7 @@ def test_without_the_objective_it_is_said_once_and_the_best_is_the_trainers_targ
 
 @pytest.mark.parametrize("model", [Line, TwoLines])
 def test_what_plays_the_objective_is_found_by_what_the_model_logs(tmp_path, model):
-    trainer, record = train(tmp_path, model(), GatekeeperConfig())
+    _, record = train(tmp_path, model(), GatekeeperConfig())
     assert record.incidents == ()
     assert record.verdicts[-1].verdict == "continue"
     assert record.resolve("eval.objective") == "eval.loss_mel"

@@ -162,13 +162,14 @@ class RunRecord:
             if not cuts or why:
                 cuts.append(([], why))
             cuts[-1][0].append(evaluation)
-        return tuple(Segment(group[0].eval_set, tuple(group), why) for group, why in cuts)
+        return tuple(Segment(_eval_set(group), tuple(group), why) for group, why in cuts)
 
     def _cut(self, before: Sequence[Evaluation], after: Evaluation, objective: str | None) -> str:
         """Why `after` cannot be compared with the evaluations `before` it; empty when it can."""
-        last = before[-1]
-        if last.eval_set != after.eval_set:
-            return f"the eval set changed before step {after.step} ({last.eval_set} to {after.eval_set})"
+        before_set = _eval_set(before)
+        told = self.source == "journal" or None not in (before_set, after.eval_set)  # a log names its set only once
+        if told and before_set != after.eval_set:
+            return f"the eval set changed before step {after.step} ({before_set} to {after.eval_set})"
         known = after.eval_set is not None and self.source == "journal"  # a fingerprint, not a mere count of clips
         if known or objective is None or id(after) not in self._line[2]:
             return ""
@@ -257,6 +258,11 @@ class RunRecord:
     def naming(self, names: Mapping[str, str]) -> RunRecord:
         """The record with a policy's own names for its metrics."""
         return replace(self, names=names) if names != self.names else self
+
+
+def _eval_set(evaluations: Sequence[Evaluation]) -> str | None:
+    """The eval set of comparable evaluations."""
+    return next((e.eval_set for e in evaluations if e.eval_set is not None), None)
 
 
 def unexplained_jump(before: Sequence[Evaluation], after: Evaluation, metric: str) -> str:

@@ -30,7 +30,7 @@ class Target:
         if math.isnan(latest):
             return Finding("passed", f"{points.metric} is not a number: see the rule finite", evidence)
         higher = points.losses is not points.values
-        if latest > self.value if higher else latest < self.value:
+        if latest >= self.value if higher else latest <= self.value:
             return Finding("failed", f"{points.metric} {latest:.4g} has reached the target {self.value:g}", evidence)
         side = "below" if higher else "above"
         return Finding(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from xtts_gatekeeper.gates.rules.base import Finding, Metric, lacking, require
+from xtts_gatekeeper.gates.rules.base import Finding, Metric, lacking, require, too_early
 from xtts_gatekeeper.record import RunRecord
 from xtts_gatekeeper.series import median_slope, noise, noise_allowance
 
@@ -36,12 +36,16 @@ class Trend:
         lack = lacking(points, self.window or 3)
         if lack:
             return lack
-        values = points.values[-self.window :]
-        if not all(map(math.isfinite, values)):
-            return Finding("failed", f"{points.metric} is not finite in the last {len(values)} points", {})
-        change = median_slope(points.losses[-self.window :]) * (len(values) - 1)
+        if not all(map(math.isfinite, points.values[-(self.window or 1) :])):
+            return Finding("failed", f"{points.metric} is not finite in the last {self.window or 1} points", {})
+        # Over all points an early NaN that training recovered from does not count.
+        finite = [i for i, value in enumerate(points.values) if math.isfinite(value)][-self.window :]
+        values, losses = [points.values[i] for i in finite], [points.losses[i] for i in finite]
+        if len(values) < 2:
+            return too_early(points.metric, len(values), self.window or 3)
+        change = median_slope(losses) * (len(values) - 1)
         allowed = noise_allowance(points.values, self.noise, values)
-        evidence = {"change": change, "noise_allowance": allowed, "steps": list(points.steps[-self.window :])}
+        evidence = {"change": change, "noise_allowance": allowed, "steps": [points.steps[i] for i in finite]}
         over = f"over the last {len(values)} points ({values[0]:.4g} to {values[-1]:.4g})"
         up, down = ("falls", "rises") if points.losses is not points.values else ("rises", "falls")
         if change > allowed:
