@@ -634,3 +634,34 @@ def test_the_same_record_gives_the_same_verdict_in_strict_json(record):
     told = to_json(evaluate(record, RECIPES).to_dict())
     assert told == to_json(evaluate(record_of(record.events), RECIPES).to_dict())
     json.loads(told, parse_constant=refuse)
+
+
+# What a reviewer's runs showed
+
+
+def test_a_run_that_collapsed_and_stays_there_is_a_stop_not_a_spike_that_comes_back():
+    fall = [4.5 - 0.07 * n for n in range(20)]
+    verdict = of_curve([*fall, 8.04, 7.98, 7.96, 7.97, 7.93])
+    assert (verdict.verdict, failed(verdict)[0]) == ("stop", "not_worsening")
+
+
+def test_after_an_explosion_a_higher_learning_rate_is_never_advised():
+    losses = [4.1, 3.95, 3.82, 3.7, 3.6, 3.52, 3.45, 6.8, 6.7, 6.69, 6.68, 6.69, 6.68]
+    verdict = evaluate(record_of(start(), curve(*losses)), CHECKLIST)
+    assert verdict.verdict == "stop"
+    codes = [step.code for step in verdict.next_steps]
+    assert "raise_lr" not in codes
+    assert "lower_lr" in codes
+
+
+def test_gates_by_epochs_cannot_come_due_without_epochs_and_it_is_said():
+    record = record_of(*[evaluated(0, 4.0, step=100 * n) for n in range(1, 5)])
+    notes = {note.code: note.message for note in evaluate(record, CHECKLIST).notes}
+    assert "Gate A, Gate B cannot come due" in notes["epochs_unknown"]
+
+
+def test_a_run_without_a_known_objective_names_what_it_logs():
+    record = record_of(*[logged(10 * n, {"eval.accuracy": 0.5}) for n in range(1, 5)])
+    verdict = evaluate(record, CHECKLIST)
+    assert verdict.verdict == "undecided"
+    assert "eval.accuracy is known as an objective" in verdict.reasons[0].message

@@ -59,7 +59,11 @@ def status(rule, *parts, **values):
         ([evaluated(0, NAN)], "failed"),
         ([evaluated(0, INF)], "failed"),
         ([evaluated(0, -INF)], "failed"),
-        ([evaluated(0, 2.0, nonfinite_batches=1)], "failed"),
+        ([evaluated(0, 2.0, nonfinite_batches=1)], "passed"),  # a bad clip of the eval set
+        ([evaluated(0, 2.0, nonfinite_batches=1), evaluated(1, 1.9, nonfinite_batches=1)], "passed"),
+        ([evaluated(0, 2.0, nonfinite_batches=1), evaluated(1, 1.9, nonfinite_batches=2)], "failed"),
+        ([evaluated(0, 2.0), evaluated(1, 1.9, nonfinite_batches=1)], "failed"),
+        ([evaluated(0, 2.0, nonfinite_batches=3)], "failed"),  # of four
         ([evaluated(0, nonfinite_batches=4)], "failed"),
         ([evaluated(0, 2.0, metrics={MEL: 2.0, "eval.text_ce": NAN})], "failed"),
         ([evaluated(0, NAN), evaluated(1, 2.0)], "passed"),

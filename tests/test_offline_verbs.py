@@ -603,3 +603,14 @@ def test_no_source_needs_torch_tts_or_numpy(tmp_path, kind, verb):
     imported = {told.rpartition("|")[2].strip().partition(".")[0] for told in done.stderr.splitlines()}
     assert "xtts_gatekeeper" in imported
     assert not imported & {"torch", "torchaudio", "TTS", "trainer", "transformers", "numpy", "coqpit", "tensorboard"}
+
+
+def test_a_policy_in_force_is_read_back_before_the_run_has_logged_anything(tmp_path):
+    run = write_run(tmp_path / "run", start(), ended(0, "crashed"))
+    folder = run / "gatekeeper"
+    folder.joinpath("config.json").write_text(json.dumps({"metrics": {"mine": "loss_x"}}))
+    folder.joinpath("policy.yaml").write_text(
+        "{version: 1, name: mine, health: [{rule: not_worsening, metric: eval.mine, on_fail: stop}]}"
+    )
+    code, told = document("gate", run)
+    assert (code, told["verdict"]) == (30, "undecided")

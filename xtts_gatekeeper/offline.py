@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,22 @@ def open_run(path: Path, policy: str | None = None, run: str | None = None) -> O
     """
     source = find_input(path)
     runs = read_runs(source)
-    rules = load_policy(_policy_name(source, policy), {name for record in runs for name in record.metrics})
+    logged = {name for record in runs for name in record.metrics}
+    rules = load_policy(_policy_name(source, policy), logged | _configured_names(source))
     if rules.metrics and source.kind in ("tensorboard", "table"):
         runs = read_runs(source, rules.metrics)  # its own names say what a tag or a column is
     return Opened(path, source, runs, choose_run(runs, run, path, source.folder), rules)
+
+
+def _configured_names(source: Input) -> set[str]:
+    """The names that the run's own settings (`gatekeeper.metrics`) give to metrics, whether it has logged any yet."""
+    if source.folder is None:
+        return set()
+    try:
+        kept = json.loads((source.folder / FOLDER / "config.json").read_text(encoding="utf-8"))
+        return {f"{side}.{name}" for name in kept.get("metrics") or () for side in ("eval", "train")}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return set()
 
 
 def _policy_name(source: Input, policy: str | None) -> str | Path:

@@ -89,6 +89,7 @@ class Gatekeeper:
         self._refusal: UserError | None = None
         self._objective_missed = False
         self._in_fit = False
+        self._memo: dict[Any, bool] = {}
 
     def callbacks(self) -> dict[str, Callback]:
         """What the Trainer calls."""
@@ -225,7 +226,7 @@ class Gatekeeper:
     def seen(self) -> RunRecord:
         """The record up to now."""
         events = tuple(self.journal.events) if self.journal is not None else ()
-        return RunRecord(events, names=self.policy.names)
+        return RunRecord(events, names=self.policy.names, memo=self._memo)
 
     # Training
 

@@ -114,9 +114,9 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
     """
     record = record.naming(policy.names)
     files = sorted(record.files, key=lambda file: file.kind != "best")
-    notes = record.notes + _not_found(record, policy)
     if record.evaluations:
         record = record.upto(at or record.evaluations[-1])
+    notes = record.notes + _cannot_judge(record, policy)
     objective = record.resolve(policy.objective) or policy.objective
     comparable = record.segments[-1].evaluations if record.segments else ()
     measured = [e for e in comparable if objective in e.metrics]
@@ -169,12 +169,19 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
     )
 
 
-def _not_found(record: RunRecord, policy: Policy) -> tuple[Note, ...]:
-    """A note for each name of the policy's own that stands for nothing in this run."""
+def _cannot_judge(record: RunRecord, policy: Policy) -> tuple[Note, ...]:
+    """What of the policy this run has nothing to judge by."""
     if not record.metrics:
         return ()
+    notes: tuple[Note, ...] = ()
+    by_epochs = [gate.name for gate in policy.gates if gate.when.unit == "epochs"]
+    if by_epochs and record.evaluations and not record.train_epochs:
+        message = f"this source does not tell how many epochs were finished: {', '.join(by_epochs)} cannot come due"
+        notes = (Note("epochs_unknown", message),)
     missing = [f"{name} ({said})" for name, said in policy.metrics.items() if record.resolve(name) is None]
-    return (Note("metric_not_found", f"not in this run: {', '.join(missing)}"),) if missing else ()
+    if missing:
+        notes += (Note("metric_not_found", f"not in this run: {', '.join(missing)}"),)
+    return notes
 
 
 def _find(due: PolicyRule, record: RunRecord) -> Finding:
@@ -206,6 +213,11 @@ def _reason(due: PolicyRule, finding: Finding, record: RunRecord, gate: str | No
 
 def _too_few(record: RunRecord, have: int, objective: str, need: int) -> Reason:
     message = f"{have} comparable evaluations of {objective} so far, the policy needs {need}"
+    if record.metrics and objective not in record.metrics:
+        message = (
+            f"none of {', '.join(sorted(record.metrics))} is known as an objective: name one in a policy "
+            "(`objective:` or `metrics:`)"
+        )
     if not record.evaluations:
         message = "no evaluation in this run yet"
         if record.incidents:

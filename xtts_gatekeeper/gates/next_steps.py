@@ -203,6 +203,8 @@ def _no_gain(case: _Case, reason: Reason) -> list[NextStep]:
     falls = _train_falls(case)
     if falls:
         return _overfitted(case, reason)
+    if reason.evidence.get("gain", 0.0) < -0.01:
+        return _worsened(case, reason)
     if falls is False:
         return [*_raise_lr(case, 3.0, "neither train nor eval loss moves"), *_data(case)]
     return _tune_first(case, reason)

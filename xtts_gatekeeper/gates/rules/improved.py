@@ -17,7 +17,8 @@ from xtts_gatekeeper.series import level
 class Improved:
     """The latest `metric` is better than it was `since` then, by more than `by` (a share of what it was).
 
-    The latest is the median of the last `window` values, so that with 3 one wild evaluation decides nothing.
+    The latest is the median of the last `window` values, so that with 3 one wild evaluation decides nothing; but a
+    value better than all before it speaks for itself.
 
     `since` is `first` (the first comparable point), `previous` (the point before), `best` (the best before) or
     `previous_gate` (the point at which the gate before this one in the policy came due, `gate`; the policy's reader
@@ -45,7 +46,11 @@ class Improved:
             return Finding("not_measured", f"{points.metric} has no point at the gate before that can be compared")
         name = f"{'its best' if self.since == 'best' else self.since.replace('_', ' ')}"
         latest = max(then + 1, len(points) - self.window)
-        recent = [v for v in points.values[latest:] if math.isfinite(v)] or [math.nan]
+        if not math.isfinite(points.values[-1]):
+            return Finding("too_early", f"{points.metric} is not a number at the latest point: see the rule finite")
+        if points.losses[-1] < min((v for v in points.losses[:-1] if math.isfinite(v)), default=-math.inf):
+            latest = len(points) - 1  # a new best speaks for itself
+        recent = [v for v in points.values[latest:] if math.isfinite(v)]
         was, value, step = points.values[then], median(recent), points.steps[-1]
         size = level([was]) or level([v for v in points.values if math.isfinite(v)] or [was])
         sign = 1 if points.losses is points.values else -1

@@ -25,10 +25,14 @@ class NanRepeated:
         """See the class."""
         process = 0
         broken: dict[int, int] = {}  # process -> the first step at which it broke
+        known: dict[str | None, int] = {}  # eval set -> batches of it that were not finite at first
         for event in record.events:
             if isinstance(event, Start):
                 process += 1
-            elif isinstance(event, Evaluation | TrainEpoch) and not_finite(event, self.consecutive):
+            elif isinstance(event, Evaluation):
+                if not_finite(event, known_bad=known.setdefault(event.eval_set, event.nonfinite_batches)):
+                    broken.setdefault(process, event.step)
+            elif isinstance(event, TrainEpoch) and not_finite(event, self.consecutive):
                 broken.setdefault(process, event.step)
         evidence = {"steps": list(broken.values())}
         if len(broken) < 2:

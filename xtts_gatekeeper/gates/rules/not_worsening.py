@@ -17,8 +17,8 @@ class NotWorsening:
 
     Clearly: their median is further from the best stretch (the best running median of as many values; the best single
     value is best by luck, the more so the longer the run) than `noises` standard deviations of the noise, and than
-    `tolerance` of the level. At their worst now: no earlier value since the best was worse by more than the noise,
-    which tells a climb from a spike that is coming back.
+    `tolerance` of the level. At their worst now: of the way up from the best to the worst value since, less than a
+    third (or no more than the noise) has been won back, which tells a climb from a spike that is coming down.
 
     For the validation objective, the auxiliary losses, and sample scores that regress for several checkpoints.
     """
@@ -59,7 +59,8 @@ class NotWorsening:
         }
         word, sign = worse(points), 1 if points.losses is points.values else -1
         so_far = f"{points.metric} has {word} to {points.values[at[-1]]:.4g} from its best of {first:.4g}"
-        if min(last) > best and rise > allowed and last[-1] + sigma >= worst:
+        climbs = last[-1] > worst - max(sigma, (worst - best) / 3)
+        if min(last) > best and rise > allowed and climbs:
             message = f"{so_far}, by more than its noise, and was worse than its best for {self.checks} checks in a row"
             return Finding("failed", message, evidence)
         if min(last) <= best:

@@ -15,15 +15,15 @@ from xtts_gatekeeper.gates.rules.base import (
     too_early,
 )
 from xtts_gatekeeper.record import RunRecord
-from xtts_gatekeeper.series import median_slope, noise_allowance
+from xtts_gatekeeper.series import median_slope, noise_allowance, scatter
 
 
 @dataclass(frozen=True)
 class Overfit:
     """Over the last `window` evaluations, `eval` gains at least `share` of what `train` gains.
 
-    Judged where `train` falls beyond its noise (`noise` is the share for it). Below that share the gap between the two
-    grows while what counts stands still or becomes worse.
+    Judged where `train` falls beyond its noise (`noise` is the share for it); the noise of `eval` is allowed for. Below
+    that share the gap between the two grows while what counts stands still or becomes worse.
     """
 
     eval: Metric = EVAL_OBJECTIVE
@@ -59,8 +59,12 @@ class Overfit:
             "gap": values[-1] - recent[-1],
             "steps": [steps[0], steps[-1]],
         }
+        # The optimistic end of the gain counts; below seven evaluations, where noise cannot be told, a new best does.
+        span = (steps[-1] - steps[0]) or 1
+        error = scatter(measured.values) * math.sqrt(12 / len(values) ** 3) * (len(values) - 1) / span
+        new_best = len(measured) < 7 and values[-1] < min(measured.values[:-1])
         falls = learned * (epochs[-1][0] - epochs[0][0]) > noise_allowance(trained.values, self.noise, recent)
-        if falls and gain < self.share * learned:
+        if falls and gain + error < self.share * learned and not new_best:
             message = (
                 f"{trained.metric} falls on ({recent[0]:.4g} to {recent[-1]:.4g}) and {measured.metric} does not "
                 f"follow ({values[0]:.4g} to {values[-1]:.4g} over the last {len(values)} evaluations): overfitting"
