@@ -201,7 +201,7 @@ def test_gate_on_a_table_exits_with_its_verdict(tmp_path, verdict, option):
     if "--json" in option:
         assert strict(done.stdout)["verdict"] == verdict
     else:
-        assert f"Verdict: {verdict}" in done.stdout
+        assert f": {verdict}  (policy" in done.stdout
 
 
 def test_gate_says_the_same_of_the_same_run_whatever_told_it(tmp_path):
@@ -522,7 +522,7 @@ def test_watch_of_a_run_that_has_ended_says_its_verdict_and_ends(tmp_path, verdi
     done = call("gate", folder, "--watch", "--json")
     assert (done.returncode, done.stderr) == (code, "")
     assert strict(done.stdout)["verdict"] == verdict
-    assert f"Verdict: {verdict}" in call("gate", folder, "--watch").stdout
+    assert f": {verdict}  (policy" in call("gate", folder, "--watch").stdout
 
 
 def test_ctrl_c_ends_watch_with_130_and_no_traceback(tmp_path):
