@@ -697,3 +697,13 @@ def test_a_score_is_judged_as_the_loss_that_mirrors_it(values, exact):
 
 def test_the_helpers_keep_the_order_of_events():
     assert [event.step for event in flat([curve(2.0), [trained(1)]])] == [10, 10, 20]
+
+
+def test_a_plateau_lasts_until_a_clearly_better_best():
+    random = Random(3)
+    values = [3 + math.exp(-n / 3) + random.gauss(0, 0.01) for n in range(60)]
+    said = [status(Plateau(MEL), values[:n]) for n in range(10, 61)]
+    assert "failed" in said
+    assert set(said[said.index("failed") :]) == {"failed"}
+    better = [values[-1] - 0.05 * n for n in range(1, 12)]
+    assert status(Plateau(MEL), values + better) == "passed"

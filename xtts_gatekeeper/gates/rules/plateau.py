@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from xtts_gatekeeper.gates.rules.base import Finding, Metric, lacking, require, too_early
 from xtts_gatekeeper.record import RunRecord
-from xtts_gatekeeper.series import MEMORY, outlook
+from xtts_gatekeeper.series import MEMORY, noise, outlook
+
+#: For so many evaluations a plateau is remembered.
+_MEANWHILE = 30
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Plateau:
     best, unless zero was crossed: near its floor, a loss that fell far is judged by what is left of it. The promise is
     that of `series.outlook`, over at least `window` evaluations and a third of the run, at most the last 60.
 
-    A metric that has gained nothing is no plateau but a failure to learn: other rules see that.
+    Once levelled off it stays so until a best that is better by more than the noise: what it said within the last 30
+    evaluations counts. A metric that has gained nothing is no plateau but a failure to learn: other rules see that.
     """
 
     metric: Metric
@@ -36,11 +40,24 @@ class Plateau:
         if lack:
             return lack
         losses = [value for value in points.losses if math.isfinite(value)]
+        now = self._judge(points.metric, losses)
+        if now.status == "failed":
+            return now
+        for end in range(len(losses) - 1, max(self.window, len(losses) - _MEANWHILE) - 1, -1):
+            if min(losses[end:]) < min(losses[:end]) - noise(losses[:end]):
+                break
+            then = self._judge(points.metric, losses[:end])
+            if then.status == "failed":
+                since = len(losses) - end
+                return Finding("failed", f"{then.message}; nothing better in {since} evaluations since", then.evidence)
+        return now
+
+    def _judge(self, metric: str, losses: list[float]) -> Finding:
         best = min(losses, default=0.0)
         gained = losses[0] - best if losses else 0.0
         if best > 0 or max(losses, default=0.0) < 0:  # a likelihood that crosses zero has no floor there
             gained = min(gained, abs(best) / 4)
-        return level_off(points.metric, losses, self.worth * gained, self.window, share=1 / 3)
+        return level_off(metric, losses, self.worth * gained, self.window, share=1 / 3)
 
 
 def level_off(metric: str, losses: list[float], asked: float, window: int, share: float) -> Finding:
