@@ -1,6 +1,7 @@
 """The recipes as a user starts them: processes of their own."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -89,6 +90,7 @@ def started():
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
             # A shell starts background jobs, CI among them, with Ctrl-C switched off, and children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
@@ -108,12 +110,22 @@ def wait_for_line(process, text):
     raise AssertionError(f"{text!r} never came")
 
 
+def leaves(process):
+    """Wait until the process has ended; one that hangs says where each of its threads stands."""
+    try:
+        process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        told, _ = process.communicate(timeout=30)
+        raise AssertionError(f"it hangs:\n{told[-6000:]}") from None
+
+
 def test_ctrl_c_saves_and_is_on_record(tmp_path, toy_base, speech, started):
     flags = ["--data", speech, "--base", toy_base, "--output", tmp_path, "--epochs", 50, "--save-step", 2]
     process = started("recipes/train_phase1.py", *flags)
     wait_for_line(process, "saved checkpoint_2.pth")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=120)
+    leaves(process)
     assert process.returncode == 130
     run = only_run(tmp_path)
     record = read_run(run)
