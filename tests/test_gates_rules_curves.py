@@ -1,4 +1,4 @@
-"""The rules that read a curve; those that count, look up and combine are in `test_gates_rules.py`."""
+"""The rules that read a curve; those on its progress are in `test_gates_rules_progress.py`."""
 
 import math
 from random import Random
@@ -9,7 +9,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from records import curve, evaluated, flat, logged, record_of, scored, trained
 
-from xtts_gatekeeper.gates.rules.base import When
 from xtts_gatekeeper.gates.rules.divergence import Divergence
 from xtts_gatekeeper.gates.rules.improved import Improved
 from xtts_gatekeeper.gates.rules.not_regressed import NotRegressed
@@ -24,7 +23,11 @@ from xtts_gatekeeper.gates.rules.trend import Trend
 from xtts_gatekeeper.series import median_slope
 
 MEL, SCORE = "eval.mel_ce", "sample.score"
+
+
 NAN, INF = float("nan"), float("inf")
+
+
 losses = st.lists(st.floats(0.01, 100), min_size=1, max_size=8)
 
 
@@ -343,213 +346,6 @@ def test_down_waits_where_noise_hides_whether_there_is_a_fall(fall, wobble, coun
     assert status(Trend(MEL, window=0), values) == ("failed" if fall < 0 else "passed")
 
 
-# improved, not_regressed
-
-
-@pytest.mark.parametrize(
-    ("values", "since", "by", "expected"),
-    [
-        ([3.0, 2.9], "first", 0.0, "passed"),
-        ([3.0, 3.0], "first", 0.0, "failed"),
-        ([3.0, 3.1], "first", 0.0, "failed"),
-        ([3.0, 1.0, 3.1], "first", 0.0, "failed"),
-        ([3.0, 1.0, 2.9], "first", 0.0, "passed"),
-        ([3.0, 1.0, 2.9], "previous", 0.0, "failed"),
-        ([3.0, 1.0, 2.9], "best", 0.0, "failed"),
-        ([2.0, 9.0, 2.5], "previous", 0.0, "passed"),
-        ([2.0, 9.0, 2.5], "best", 0.0, "failed"),
-        ([2.0, 9.0, 1.9], "best", 0.0, "passed"),
-        ([4.0, 3.8], "first", 0.1, "failed"),
-        ([4.0, 3.5], "first", 0.1, "passed"),
-        ([-1.0, -1.2], "first", 0.0, "passed"),
-        ([-1.0, -0.9], "first", 0.0, "failed"),
-        ([-1.0, -1.05], "first", 0.1, "failed"),
-        ([-1.0, -1.15], "first", 0.1, "passed"),
-        ([0.1, -0.1], "first", 0.5, "passed"),
-        ([0.0, -1.0], "first", 0.5, "passed"),
-        ([0.0, 0.0], "first", 0.0, "failed"),
-        ([0.0, NAN, -1.0], "first", 0.0, "passed"),
-        ([3.0, NAN], "first", 0.0, "too_early"),
-        ([NAN, 3.0, 2.9], "first", 0.0, "passed"),
-        ([3.0, NAN, 2.9], "previous", 0.0, "passed"),
-        ([2.8, NAN, 2.9], "previous", 0.0, "failed"),
-        ([NAN, 2.0, 2.9], "best", 0.0, "failed"),
-        ([NAN, NAN], "best", 0.0, "too_early"),
-    ],
-)
-def test_improved_is_better_than_then_by_more_than_asked(values, since, by, expected):
-    assert status(Improved(MEL, since, by), values) == expected
-
-
-@pytest.mark.parametrize(
-    ("values", "window", "expected"),
-    [
-        ([3.0, 2.5, 2.4, 9.0], 3, "passed"),
-        ([3.0, 2.5, 2.4, 9.0], 1, "failed"),
-        ([3.0, 3.5, 3.4, 2.9], 3, "passed"),  # a new best speaks for itself
-        ([3.0, 2.0, 3.4, 3.3, 2.9], 3, "failed"),
-        ([3.0, 3.5, 3.4, 1.0], 1, "passed"),
-        ([3.0, 2.9], 3, "passed"),
-        ([3.0, 2.9, 9.0, 9.0], 9, "failed"),
-        ([3.0, 2.5, NAN, 2.4], 3, "passed"),
-        ([3.0, 2.5, 2.4, NAN], 3, "too_early"),
-        ([3.0, NAN, 3.5, NAN], 3, "too_early"),
-        ([3.0, NAN, NAN, NAN], 3, "too_early"),
-    ],
-)
-def test_with_a_window_one_wild_evaluation_decides_no_improvement(values, window, expected):
-    assert status(Improved(MEL, window=window), values) == expected
-    assert status(Improved(SCORE, window=window), [-value for value in values]) == expected
-
-
-def test_the_median_of_a_window_is_called_one():
-    assert (
-        "to 2.5, the median of the last 3, at step 40" in judged(Improved(MEL, window=3), [3.0, 2.5, 2.4, 9.0]).message
-    )
-
-
-@pytest.mark.parametrize(("values", "expected"), [([15, 18], "passed"), ([18, 15], "failed"), ([15, 15], "failed")])
-def test_a_score_improves_upwards(values, expected):
-    assert status(Improved(SCORE), values) == expected
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([3.0, 2.0, 2.5], "failed"),
-        ([3.0, 2.0, 1.0, 1.9], "passed"),
-        ([2.0, 3.0, 2.5], "passed"),
-        ([3.0, 2.0], "not_measured"),
-    ],
-)
-def test_previous_gate_compares_with_the_evaluation_at_which_it_came_due(values, expected):
-    finding = judged(Improved(MEL, "previous_gate", gate=When("epochs", 2)), values)
-    assert finding.status == expected
-    if expected != "not_measured":
-        assert finding.evidence["previous_gate_step"] == 20
-
-
-def test_improved_says_from_where_to_where():
-    assert judged(Improved(MEL), [4.0, 3.0]).message == (
-        "eval.mel_ce improved since the first measurement: 4 at step 10 to 3 at step 20 (-25.0%)"
-    )
-    assert judged(Improved(MEL), [0.0, 0.0]).message.endswith("0 at step 10 to 0 at step 20")
-
-
-@pytest.mark.parametrize(
-    ("values", "by", "expected"),
-    [
-        ([2.0, 2.0], 0.0, "passed"),
-        ([2.0, 2.1], 0.0, "failed"),
-        ([2.0, 2.1], 0.2, "passed"),
-        ([2.0, 2.3], 0.2, "failed"),
-        ([2.0, 3.0, 2.5], 0.0, "failed"),
-        ([3.0, 2.5, 2.4], 0.0, "passed"),
-        ([-2.0, -1.9], 0.0, "failed"),
-        ([-2.0, -1.9], 0.2, "passed"),
-        ([-0.1, 0.2], 0.2, "failed"),
-        ([NAN, 2.0, 3.0], 0.0, "failed"),
-        ([2.0, INF, 1.9], 0.0, "passed"),
-    ],
-)
-def test_not_regressed_compares_with_the_best_before(values, by, expected):
-    assert status(NotRegressed(MEL, by), values) == expected
-
-
-@pytest.mark.parametrize(
-    ("values", "by", "expected"),
-    [([20, 19], 1, "passed"), ([20, 18], 1, "failed"), ([20, 15, 19], 1, "passed"), ([15, 20, 18], 1, "failed")],
-)
-def test_a_score_regresses_downwards(values, by, expected):
-    assert status(NotRegressed(SCORE, by), values) == expected
-
-
-@pytest.mark.parametrize(
-    "rule", [NotRegressed(MEL), Spike(MEL, window=3), Target(MEL, 1.0), Overfit(window=3), NotWorsening(MEL)]
-)
-def test_nan_is_left_to_the_rule_finite_and_nothing_else_is_claimed(rule):
-    finding = rule.check(record_of(curve(2.0, NAN, NAN, NAN, NAN)))
-    assert finding.status == "passed"
-    assert "see the rule finite" in finding.message
-
-
-# plateau, slowing
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([3.0, 2.5, 2.2] + [2.0] * 20, "failed"),
-        ([3.0 - 0.05 * n for n in range(20)], "passed"),
-        ([4.0] + [2 - 0.0014 * n for n in range(11)], "failed"),
-        ([4.0] + [2 - 0.0017 * n for n in range(11)], "passed"),
-        ([2.0 + 0.1 * n for n in range(20)], "passed"),
-        ([2.0] * 20, "passed"),
-        ([3.0, 2.5, 2.2] + [2.0] * 20 + [2.0 - 0.05 * n for n in range(20)], "passed"),
-        ([-1.0, -1.5, -1.8] + [-2.0] * 20, "failed"),
-        ([1.0, 0.0, -1.0] + [-2.0] * 20, "failed"),
-        ([1.0, 0.5] + [0.0] * 20, "failed"),
-        ([1.0] + [-0.001 - 0.0029 * n for n in range(11)], "failed"),
-        ([1.0] + [-0.001 - 0.0032 * n for n in range(11)], "passed"),
-        ([3.0, 2.5, NAN, 2.2] + [2.0] * 20, "failed"),
-        ([NAN] * 12, "passed"),
-    ],
-)
-def test_plateau_fails_where_one_more_evaluation_promises_nearly_nothing_of_the_gain(values, expected):
-    assert status(Plateau(MEL), values) == expected
-
-
-def test_what_share_of_the_gain_is_worth_it_can_be_chosen():
-    values = [4.0] + [2 - 0.0017 * n for n in range(11)]
-    assert status(Plateau(MEL, worth=0.01), values) == "failed"
-    assert status(Plateau(MEL, worth=0.001), values) == "passed"
-
-
-def test_noise_delays_the_word_plateau_and_hides_it_for_good_in_the_end():
-    random = Random(3)
-    waves = [4.0, 3.0] + [2 + random.gauss(0, 0.01) for _ in range(10)]
-    early = judged(Plateau(MEL), waves)
-    assert early.status == "too_early"
-    assert early.evidence["need"] > early.evidence["have"] == 12
-    wild = judged(Plateau(MEL), [4.0, 3.0] + [2 + random.gauss(0, 0.5) for _ in range(80)])
-    assert wild.status == "passed"
-    assert "too noisy" in wild.message
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([3.0, 2.5, 2.2] + [2.0] * 8, "failed"),
-        ([3.0 - 0.05 * n for n in range(12)], "passed"),
-        ([3.0] + [2 - 0.009 * n for n in range(9)], "failed"),
-        ([3.0] + [2 - 0.011 * n for n in range(9)], "passed"),
-        ([2.0 + 0.1 * n for n in range(12)], "passed"),
-        ([1.0, 0.0] + [-1.0] * 10, "failed"),
-        ([1.0 - 0.1 * n for n in range(20)], "passed"),
-        ([3.0, 2.5, 2.2, NAN] + [2.0] * 8, "failed"),
-        ([NAN, 2.0, NAN, NAN, NAN], "passed"),
-    ],
-)
-def test_slowing_fails_below_a_share_of_the_average_gain_and_of_the_level(values, expected):
-    assert status(Slowing(MEL), values) == expected
-
-
-def test_slowing_comes_before_plateau_and_never_on_a_line():
-    halving = [2 + 0.7**n for n in range(40)]
-    first = {
-        kind: next(n for n in range(len(halving)) if status(kind(MEL), halving[:n]) == "failed")
-        for kind in (Slowing, Plateau)
-    }
-    assert first[Slowing] < first[Plateau]
-
-
-@pytest.mark.parametrize("rule", [Plateau(SCORE), Slowing(SCORE)])
-def test_a_score_levels_off_upwards(rule):
-    assert status(rule, [10, 15, 18] + [20] * 12) == "failed"
-    assert status(rule, [10 + n for n in range(15)]) == "passed"
-    assert status(rule, [20 - n for n in range(15)]) == "passed"
-
-
 # overfit
 
 
@@ -652,37 +448,6 @@ def test_a_score_spikes_downwards_and_is_told_as_it_is(latest, expected):
     assert (finding.evidence["median"], finding.evidence["limit"]) == (20, 18)
 
 
-# target, threshold
-
-
-@pytest.mark.parametrize(
-    ("rule", "values", "expected"),
-    [
-        (Target(MEL, 2.5), [2.6], "passed"),
-        (Target(MEL, 2.5), [2.5], "failed"),
-        (Target(MEL, 2.5), [2.4], "failed"),
-        (Target(MEL, 2.5), [2.4, 2.6], "passed"),
-        (Target(MEL, -1.0), [-0.9], "passed"),
-        (Target(MEL, -1.0), [-1.1], "failed"),
-        (Target(SCORE, 20), [19], "passed"),
-        (Target(SCORE, 20), [21], "failed"),
-        (Threshold(MEL, maximum=2.5), [2.5], "passed"),
-        (Threshold(MEL, maximum=2.5), [2.51], "failed"),
-        (Threshold(MEL, maximum=2.5), [2.51, 2.0], "passed"),
-        (Threshold(MEL, minimum=1.0), [1.0], "passed"),
-        (Threshold(MEL, minimum=1.0), [0.99], "failed"),
-        (Threshold(MEL, maximum=2.0, minimum=1.0), [1.5], "passed"),
-        (Threshold(MEL, maximum=-1.0), [-0.9], "failed"),
-        (Threshold(MEL, maximum=2.5), [NAN], "failed"),
-        (Threshold(MEL, maximum=2.5), [INF], "failed"),
-        (Threshold(SCORE, minimum=20), [20], "passed"),
-        (Threshold(SCORE, minimum=20), [19], "failed"),
-    ],
-)
-def test_a_target_is_reached_and_a_threshold_kept_by_the_latest_value(rule, values, expected):
-    assert status(rule, values) == expected
-
-
 # all of them
 
 
@@ -697,13 +462,3 @@ def test_a_score_is_judged_as_the_loss_that_mirrors_it(values, exact):
 
 def test_the_helpers_keep_the_order_of_events():
     assert [event.step for event in flat([curve(2.0), [trained(1)]])] == [10, 10, 20]
-
-
-def test_a_plateau_lasts_until_a_clearly_better_best():
-    random = Random(3)
-    values = [3 + math.exp(-n / 3) + random.gauss(0, 0.01) for n in range(60)]
-    said = [status(Plateau(MEL), values[:n]) for n in range(10, 61)]
-    assert "failed" in said
-    assert set(said[said.index("failed") :]) == {"failed"}
-    better = [values[-1] - 0.05 * n for n in range(1, 12)]
-    assert status(Plateau(MEL), values + better) == "passed"
