@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import records
-from records import flat, record_of
+from records import flat
 
 from xtts_gatekeeper.gates.rules.base import Finding
 from xtts_gatekeeper.gates.rules.combine import AllOf, AnyOf, AtLeast

@@ -2,7 +2,7 @@
 
 import pytest
 import records
-from records import curve, evaluated, flat, record_of, start
+from records import curve, evaluated, flat, start
 
 from xtts_gatekeeper.gates.rules.comparable import Comparable
 

@@ -4,7 +4,6 @@ import pytest
 from records import curve, evaluated, record_of, start, trained
 
 from xtts_gatekeeper.gates import Gate, Policy, PolicyRule, evaluate, load_policy
-from xtts_gatekeeper.gates.rules import When
 from xtts_gatekeeper.gates.rules.base import When
 from xtts_gatekeeper.gates.rules.improved import Improved
 from xtts_gatekeeper.gates.rules.memory import Memory

@@ -8,7 +8,6 @@ from records import curve, evaluated, incident, logged, record_of, saved, scored
 
 from xtts_gatekeeper.gates import Gate, Policy, PolicyRule, evaluate, load_policy
 from xtts_gatekeeper.gates.evaluate import EXIT_CODES
-from xtts_gatekeeper.gates.rules import When
 from xtts_gatekeeper.gates.rules.base import When
 from xtts_gatekeeper.gates.rules.checkpoint_intact import CheckpointIntact
 from xtts_gatekeeper.gates.rules.finite import Finite

@@ -7,10 +7,10 @@ import pytest
 import records
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import curve, evaluated, flat, incident, record_of, saved, scored, start, trained
+from records import curve, evaluated, flat, incident, saved, scored, start, trained
 
-from xtts_gatekeeper.gates import RULES, Policy, PolicyRule, evaluate
-from xtts_gatekeeper.gates.rules import RULES, When
+from xtts_gatekeeper.gates import Policy, PolicyRule, evaluate
+from xtts_gatekeeper.gates.rules import RULES
 from xtts_gatekeeper.gates.rules.base import When
 from xtts_gatekeeper.gates.rules.checkpoint_intact import CheckpointIntact
 from xtts_gatekeeper.gates.rules.combine import AllOf, AnyOf, AtLeast

@@ -1,10 +1,10 @@
-"""The rules that count and look up; those that read a curve are in `test_gates_rules_curves.py` and `..._progress.py`."""
+"""The rules that count and look up; those that read a curve have files of their own."""
 
 from statistics import median
 
 import pytest
 import records
-from records import curve, evaluated, flat, incident, record_of, saved, start, trained
+from records import curve, evaluated, flat, incident, saved, start, trained
 
 from xtts_gatekeeper.gates.rules.checkpoint_intact import CheckpointIntact
 from xtts_gatekeeper.gates.rules.finite import Finite

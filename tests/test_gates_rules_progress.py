@@ -6,7 +6,6 @@ from random import Random
 import pytest
 from records import curve, record_of, scored
 
-from xtts_gatekeeper.gates.rules import When
 from xtts_gatekeeper.gates.rules.base import When
 from xtts_gatekeeper.gates.rules.improved import Improved
 from xtts_gatekeeper.gates.rules.not_regressed import NotRegressed
