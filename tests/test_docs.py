@@ -35,8 +35,10 @@ def test_every_setting_and_its_default_is_documented():
     settings = dict(GatekeeperConfig().flat())
     assert set(rows) == set(settings) | {f"phases.N.{key}" for key, _ in PhaseConfig().flat()}
     for key, default in settings.items():
-        shown = "none" if isinstance(default, list | dict) else {True: "true", False: "false"}.get(default, default)
-        assert rows[key].split("|")[0].strip().strip("`") == shown, key
+        shown = {True: "true", False: "false"}.get(default, default) if isinstance(default, bool) else default
+        shown = ", ".join(default) if isinstance(default, list) else str(shown)
+        empty = default in (None, "", [], {})
+        assert rows[key].split("|")[0].strip().strip("`") == ("none" if empty else shown), key
 
 
 def test_every_event_is_documented():

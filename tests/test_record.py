@@ -23,7 +23,7 @@ from records import (
 
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record import Evaluation, Journal, RunRecord, journal_path, read_events
-from xtts_gatekeeper.record.events import EVENTS, LearningRateCheck, PhaseStart
+from xtts_gatekeeper.record.events import EVENTS, LearningRateCheck, PhaseStart, Renamed
 from xtts_gatekeeper.record.run import best_of
 from xtts_gatekeeper.record.sources import evaluation_at, find_run, read_run
 
@@ -43,6 +43,7 @@ events = st.one_of(
     st.builds(start, steps, resumed_from=st.none() | texts, lr=st.lists(st.floats(0, 1), max_size=3)),
     st.builds(lambda step, verdict: judged(evaluated(0, step=step), verdict), steps, texts),
     st.builds(lambda step, score: scored(0, score, step), steps, numbers),
+    st.builds(Renamed, step=steps, epoch=steps, old=texts, new=texts, reason=texts),
     st.builds(PhaseStart, step=steps, epoch=steps, name=texts, index=steps, lr=st.floats(0, 1)),
     st.builds(
         LearningRateCheck,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from xtts_gatekeeper.checkpoints.retention import DEFAULT, parse_policy, split_terms
 from xtts_gatekeeper.errors import UserError, nearest, refuse
 from xtts_gatekeeper.gates import load_policy
 
@@ -82,6 +83,45 @@ class CheckpointsConfig(Section):
             "delete the older ones after the newer was read back. False leaves saving and deleting to the Trainer."
         },
     )
+    keep: str = field(
+        default=", ".join(DEFAULT),
+        metadata={
+            "help": "What is kept, by commas: latest:N, best:N[:METRIC], every:STEPS, gate[:NAME], A&B. "
+            "The newest resumable file and the best by the objective always are."
+        },
+    )
+    disk_budget_gb: float | None = field(
+        default=None,
+        metadata={"help": "Gigabytes (1e9 bytes) that the run's checkpoints may take; what is kept beyond must go."},
+    )
+    asynchronous: bool = field(
+        default=True,
+        metadata={
+            "help": "Write beside training from a copy in host memory; False, or too little memory: training waits."
+        },
+    )
+    full_disk_pause_minutes: float = field(
+        default=60.0,
+        metadata={"help": "How long training waits for room when not even weights fit on the disk; then it stops."},
+    )
+    remote: str = field(
+        default="",
+        metadata={"help": "Where a verified copy of the run is kept, as an fsspec URL such as s3://bucket/prefix."},
+    )
+
+    def check(self) -> None:
+        """Check the section.
+
+        Raises:
+            UserError: a retention term or a number that cannot be used.
+        """
+        parse_policy(split_terms(self.keep))
+        if self.disk_budget_gb is not None and not (math.isfinite(self.disk_budget_gb) and self.disk_budget_gb > 0):
+            raise UserError(f"checkpoints.disk_budget_gb is {self.disk_budget_gb}; give a number above 0.")
+        if not (math.isfinite(self.full_disk_pause_minutes) and self.full_disk_pause_minutes >= 0):
+            raise UserError(
+                f"checkpoints.full_disk_pause_minutes is {self.full_disk_pause_minutes}; give a number from 0 on."
+            )
 
 
 @dataclass
@@ -116,6 +156,7 @@ class GatekeeperConfig(Section):
         """
         load_policy(self.policy)
         check_phases(self.phases or [])
+        self.checkpoints.check()
 
 
 def check_phases(phases: list[PhaseConfig]) -> None:

@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_gatekeeper import trainer_port
-from xtts_gatekeeper.checkpoints.keeper import CheckpointKeeper
-from xtts_gatekeeper.checkpoints.resume import latest_file, resume_file
+from xtts_gatekeeper.checkpoints import lock
+from xtts_gatekeeper.checkpoints.remote import local_output
+from xtts_gatekeeper.checkpoints.resume import resumable_or_refuse, resume_file
+from xtts_gatekeeper.checkpoints.setup import make_keeper, make_mirror
 from xtts_gatekeeper.dashboard import Dashboard
 from xtts_gatekeeper.errors import UserError, refuse, refusing
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate, load_policy
+from xtts_gatekeeper.leaving import Leaving
 from xtts_gatekeeper.monitors.baseline import baseline, set_fingerprint, usable_eval_samples
 from xtts_gatekeeper.monitors.losses import LossMeter, batch_size
 from xtts_gatekeeper.monitors.memory import memory_state
 from xtts_gatekeeper.phases import PhaseActor, PhasePlan
-from xtts_gatekeeper.record import Evaluation, Incident, Journal, RunRecord, TrainEpoch, VerdictEvent
-from xtts_gatekeeper.record.events import End, Event
+from xtts_gatekeeper.record import Evaluation, Journal, RunRecord, TrainEpoch, VerdictEvent
 from xtts_gatekeeper.record.journal import FOLDER, journal_path
-from xtts_gatekeeper.report.console import status_text
-from xtts_gatekeeper.report.table import status
+from xtts_gatekeeper.recorder import Recorder
 from xtts_gatekeeper.settings import check_trainer_paths, section_in_effect
 from xtts_gatekeeper.trainer_port import StopTraining, TrainerPort
 
@@ -57,6 +58,7 @@ def gatekeep(
         if not section.enabled:
             return own
         section.check()
+        local_output(config.output_path)
         check_trainer_paths(sys.argv[1:])
         trainer_port.check_rank()
     trainer_port.unique_run_folders()
@@ -85,11 +87,7 @@ class Gatekeeper:
         self._from_config = from_config
         self._verdict: Verdict | None = None
         self.active = False
-        self._in_training = False
-        self._refusal: UserError | None = None
         self._objective_missed = False
-        self._in_fit = False
-        self._memo: dict[Any, bool] = {}
 
     def callbacks(self) -> dict[str, Callback]:
         """What the Trainer calls."""
@@ -105,8 +103,7 @@ class Gatekeeper:
 
     def _install(self) -> None:
         """The instance methods that are wrapped, because the Trainer has no callback there."""
-        self.port.wrap("fit", self._around_fit)
-        self.port.wrap("_fit", self._around_inner_fit)
+        self.leaving.install()
         if self.port.is_main:
             self.port.wrap("train_step", self._around_train_step)
             self.port.wrap("eval_step", self._around_eval_step)
@@ -120,17 +117,18 @@ class Gatekeeper:
     def on_init_start(self, trainer: Any) -> None:
         """Refuse a checkpoint that cannot be loaded, before the Trainer tries to.
 
-        On `continue_path` the Trainer matches whole paths, so that a parent folder named like a checkpoint misleads it;
-        the file is chosen anew by its name alone.
+        On `continue_path` the Trainer takes the highest number in any path, broken or not; the newest whole file is
+        chosen instead.
         """
         port = TrainerPort(trainer)
         if port.resumed_from is None or "://" in port.resumed_from:
             return
-        chosen = latest_file(port.run_folder) if port.continued and not self.section.watch_only else None
-        if chosen is not None:
-            port.resume_from(chosen)
         try:
-            resume_file(Path(port.resumed_from))
+            if port.continued and not self.section.watch_only:
+                lock.refuse_if_written(port.run_folder)
+                port.resume_from(resumable_or_refuse(port.run_folder))
+            else:
+                resume_file(Path(port.resumed_from))
         except UserError as error:
             trainer_port.discard_run_folder(port)
             raise refuse(error) from None
@@ -171,7 +169,6 @@ class Gatekeeper:
         own = {f"{side}.{name}" for side in ("eval", "train") for name, _ in self.named.values()}
         self.policy: Policy = load_policy(section.policy, own)
         warnings += self.policy.check_plan(port.config.epochs)
-        self._first_step = port.step
         eval_samples = usable_eval_samples(port)
         plan = PhasePlan.of(section.phases or [])
         journal_file = journal_path(port.run_folder)
@@ -181,15 +178,27 @@ class Gatekeeper:
             reached = max((phase.index for phase in RunRecord(before).phases), default=0)
             plan.check_start(port.step, port.epoch, reached)
 
-        self.journal = Journal(journal_file) if port.is_main else None
+        if port.is_main:
+            journal_file.parent.mkdir(parents=True, exist_ok=True)
+            lock.hold(port.run_folder)
+        self.recorder = Recorder(port, self.policy.names)
         self.dashboard = Dashboard(port)
         self.eval_set = set_fingerprint(eval_samples)
-        self.phases = PhaseActor(plan, port, self.record) if plan.phases and acting else None
-        self.keeper = None
+        self.phases = PhaseActor(plan, port, self.recorder.record) if plan.phases and acting else None
+        self.keeper = mirror = None
         if acting and section.checkpoints.prune and port.is_main:
-            self.keeper = CheckpointKeeper(port, self.policy.objective, self.record, self.seen)
-        if self.journal is not None:
-            self._keep_settings()
+            mirror = make_mirror(section.checkpoints, port, self.recorder)
+            self.keeper = make_keeper(
+                section.checkpoints,
+                port,
+                self.policy,
+                self.recorder,
+                warnings,
+                after_change=mirror.request if mirror is not None else lambda: None,
+            )
+        self.leaving = Leaving(port, self.recorder, self.policy, self.keeper, mirror)
+        if self.recorder.journal is not None:
+            self._keep_settings(eval_samples)
             if self.phases is not None:
                 warnings += plan.never_reached(port.config.epochs)
                 if port.starts_with_evaluation and not plan.counts_steps:
@@ -201,32 +210,26 @@ class Gatekeeper:
             start = baseline(port, self.policy, eval_samples, self.eval_set, phase_lr, warnings)
             for warning in start.warnings:
                 port.log(f"WARNING: {warning}")
-            self.record(start)
+            self.recorder.record(start)
+        if self.keeper is not None:
+            self.keeper.prune()
         if self.phases is not None:
             self.phases.install()
         self._install()
 
-    def _keep_settings(self) -> None:
-        """Copy settings and rules beside the journal: a stock run that continues the folder drops our section."""
+    def _keep_settings(self, eval_samples: list[Any] | None) -> None:
+        """Copy settings and rules beside the journal: a stock run that continues the folder drops our section.
+
+        The held-out clips, too: an export and fixed prompts take their reference speech from them.
+        """
         folder = self.port.run_folder / FOLDER
+        keys = ("audio_file", "text", "language", "speaker_name")
+        clips = [
+            {key: clip[key] for key in keys if key in clip} for clip in eval_samples or () if isinstance(clip, dict)
+        ]
+        (folder / "eval_clips.json").write_text(json.dumps(clips, indent=1, default=str), encoding="utf-8")
         (folder / "policy.yaml").write_text(self.policy.text, encoding="utf-8")
         (folder / "config.json").write_text(json.dumps(self.section.to_dict(), indent=4), encoding="utf-8")
-
-    # Record
-
-    def record(self, event: Event) -> None:
-        """Append to the journal. A journal that cannot be written must not end a training run."""
-        if self.journal is None:
-            return
-        try:
-            self.journal.append(event)
-        except OSError as error:
-            self.port.log(f"WARNING: the journal could not be written: {error}")
-
-    def seen(self) -> RunRecord:
-        """The record up to now."""
-        events = tuple(self.journal.events) if self.journal is not None else ()
-        return RunRecord(events, names=self.policy.names, memo=self._memo)
 
     # Training
 
@@ -234,7 +237,7 @@ class Gatekeeper:
         """Begin to add up the epoch."""
         if not self.active:
             return
-        self._in_training = True
+        self.leaving.in_training = True
         self._epoch_began = time.perf_counter()
         self._train_meter = LossMeter()
 
@@ -250,12 +253,13 @@ class Gatekeeper:
             outputs, losses = stock(batch, *args, **kwargs)
         finally:
             self.port.in_step = False
-        with self._softly("train_losses"):
+        with self.recorder.softly("train_losses"):
             self._train_meter.add(losses, size, {"loss": float(self.port.grad_accum_steps)})
+        self.leaving.if_asked()
         return outputs, losses
 
     def _size(self, batch: Any) -> int:
-        with self._softly("batch_size"):
+        with self.recorder.softly("batch_size"):
             return batch_size(batch)
         return 1
 
@@ -263,8 +267,8 @@ class Gatekeeper:
         """Record the epoch."""
         if not self.active:
             return
-        self._in_training = False
-        with self._softly("train_epoch"):
+        self.leaving.in_training = False
+        with self.recorder.softly("train_epoch"):
             meter = self._train_meter
             device, used = self.port.memory()
             epoch = TrainEpoch(
@@ -281,8 +285,8 @@ class Gatekeeper:
                 memory_used=round(used, 4),
                 seconds=round(time.perf_counter() - self._epoch_began, 3),
             )
-            self.record(epoch)
-            if self.journal is not None:
+            self.recorder.record(epoch)
+            if self.recorder.journal is not None:
                 self.dashboard.train_epoch(epoch)
 
     # Evaluation
@@ -290,16 +294,17 @@ class Gatekeeper:
     def _around_eval_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
         size = self._size(batch)
         outputs, losses = stock(batch, *args, **kwargs)
-        with self._softly("eval_losses"):
+        with self.recorder.softly("eval_losses"):
             self._eval_meter.add(losses, size)
+        self.leaving.if_asked()
         return outputs, losses
 
     def _around_eval_epoch(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._eval_meter = meter = LossMeter()
         began = time.perf_counter()
         result = stock(*args, **kwargs)
-        with self._softly("evaluation"):
-            self.record(
+        with self.recorder.softly("evaluation"):
+            self.recorder.record(
                 Evaluation(
                     step=self.port.step,
                     epoch=self.port.epoch,
@@ -308,21 +313,21 @@ class Gatekeeper:
                     samples=meter.samples,
                     skipped_batches=meter.skipped_batches,
                     nonfinite_batches=meter.nonfinite_batches,
-                    mid_epoch=self._in_training,
+                    mid_epoch=self.leaving.in_training,
                     eval_set=self.eval_set,
                     seconds=round(time.perf_counter() - began, 3),
                 )
             )
             self._miss_objective()
             self._judge()
-        if self._in_training:
+        if self.leaving.in_training:
             self._save_best()  # the Trainer itself looks for a best only at the end of an epoch
             self._stop_if_told()
         return result
 
     def _miss_objective(self) -> None:
         """Say once that the model does not log what the policy judges by: no gate can decide then."""
-        record = self.seen()
+        record = self.recorder.seen()
         metrics = record.evaluations[-1].metrics
         if record.resolve(self.policy.objective) or not metrics or self._objective_missed:
             return
@@ -331,12 +336,11 @@ class Gatekeeper:
             f"the model logs no {self.policy.objective} but {', '.join(metrics)}: give a policy with another "
             "objective, or gatekeeper.metrics; until then there is no verdict and the best is the Trainer's target loss"
         )
-        self.record(Incident(step=self.port.step, epoch=self.port.epoch, code="no_objective", message=message))
-        self.port.log(f"WARNING: {message}")
+        self.recorder.incident("no_objective", message)
 
     def _judge(self) -> None:
-        self._verdict = verdict = evaluate(self.seen(), self.policy)
-        self.record(
+        self._verdict = verdict = evaluate(self.recorder.seen(), self.policy)
+        self.recorder.record(
             VerdictEvent(
                 step=self.port.step,
                 epoch=self.port.epoch,
@@ -353,8 +357,8 @@ class Gatekeeper:
                 self.port.log(f"  {'note' if reason.outcome == 'continue' else reason.outcome}: {reason.message}")
         for step in verdict.next_steps:
             self.port.log(f"  next: {step.message}")
-        if self.journal is not None:
-            self.dashboard.verdict(self.seen().evaluations[-1].metrics, verdict)
+        if self.recorder.journal is not None:
+            self.dashboard.verdict(self.recorder.seen().evaluations[-1].metrics, verdict)
 
     def on_epoch_end(self, trainer: Any) -> None:
         """Leave, when the verdict on this epoch's evaluation says so."""
@@ -363,14 +367,14 @@ class Gatekeeper:
 
     # Files
 
-    def _save_latest(self, epoch: int | None = None) -> None:
+    def _save_latest(self) -> None:
         if self.keeper is not None:
-            with self._softly("save_checkpoint"):
-                self.keeper.save_latest(epoch)
+            with self.recorder.softly("save_checkpoint"):
+                self.keeper.save_latest()
 
     def _save_best(self) -> None:
         if self.keeper is not None:
-            with self._softly("save_best"):
+            with self.recorder.softly("save_best"):
                 self.keeper.save_best()
 
     # Leaving
@@ -378,66 +382,9 @@ class Gatekeeper:
     def _stop_if_told(self) -> None:
         told = self._verdict is not None and self._verdict.verdict == "stop"
         if told and self.section.actions.stop and not self.section.watch_only:
-            raise StopTraining
-
-    def _around_inner_fit(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Inside the Trainer's `fit`: whatever leaves here as an exception ends the process and may delete the run."""
-        try:
-            stock(*args, **kwargs)
-        except StopTraining:
-            self.port.left_by_exception()
-            self._leave("stopped", self._verdict.reasons[0].message if self._verdict else "")
-        except UserError as error:
-            self.port.left_by_exception()
-            if self.port.step > self._first_step:
-                self._save_latest()  # the update that was refused has not been made
-            self.record(End(step=self.port.step, epoch=self.port.epoch, how="refused", message=str(error)))
-            if not self._in_fit:
-                raise refuse(error) from None
-            self._refusal = error
-        except KeyboardInterrupt:
-            raise  # the Trainer saves, then calls on_keyboard_interrupt
-        except BaseException as error:
-            message = f"{type(error).__name__}: {error}"
-            self.record(End(step=self.port.step, epoch=self.port.epoch, how="crashed", message=message))
-            raise
-        else:
-            self._leave("finished")
-
-    def _around_fit(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        self._in_fit = True
-        stock(*args, **kwargs)
-        if self._refusal is not None:
-            if self.port.step == self._first_step:
-                trainer_port.discard_run_folder(self.port)
-            raise refuse(self._refusal)
-        if self.journal is not None:
-            with self._softly("summary"):
-                self.port.log("\n" + status_text(status(self.port.run_folder, self.seen(), self.policy)))
-
-    def _leave(self, how: str, message: str = "") -> None:
-        """Save the state in which training is left, then say that it is over."""
-        trained = self.port.step > self._first_step
-        if self.keeper is not None and trained:
-            # After a whole epoch a resume goes on with the next one.
-            self._save_latest(self.port.epoch + (0 if self._in_training else 1))
-        elif how == "stopped" and trained:
-            with self._softly("final_checkpoint"):
-                self.port.save_checkpoint()
-        self.record(End(step=self.port.step, epoch=self.port.epoch, how=how, message=message))
-        self.port.log(f"{how} at step {self.port.step}{': ' if message else ''}{message}")
+            raise StopTraining(self._verdict.reasons[0].message if self._verdict else "")
 
     def on_keyboard_interrupt(self, trainer: Any) -> None:
-        """Record Ctrl-C; the Trainer has saved a checkpoint and exits with 130 next."""
+        """Record Ctrl-C."""
         if self.active:
-            self.record(End(step=self.port.step, epoch=self.port.epoch, how="interrupted"))
-
-    @contextlib.contextmanager
-    def _softly(self, what: str) -> Any:
-        """Record an error of ours as an incident and let training go on."""
-        try:
-            yield
-        except Exception as error:
-            message = f"{what}: {type(error).__name__}: {error}"
-            self.record(Incident(step=self.port.step, epoch=self.port.epoch, code="gatekeeper_error", message=message))
-            self.port.log(f"WARNING: {message}")
+            self.leaving.interrupted()

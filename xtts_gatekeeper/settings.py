@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from xtts_gatekeeper.checkpoints.resume import latest_file, resume_file
+from xtts_gatekeeper.checkpoints.resume import choose, resume_file
 from xtts_gatekeeper.errors import UserError, nearest
 
 _FLAG = "--coqpit.gatekeeper."
@@ -64,7 +64,7 @@ def check_trainer_paths(argv: list[str]) -> None:
             raise UserError(f"--continue_path {run} is no run folder: it has no config.json.")
         if not any(run.glob("*.pth")):
             raise UserError(f"--continue_path {run} holds no checkpoint to go on from.")
-        if (latest := latest_file(run)) is not None:
-            resume_file(latest)
+        if (choice := choose(run)).file is None:
+            raise UserError(f"--continue_path {run} cannot be resumed: {choice.why}.")
     elif given.restore_path and "://" not in given.restore_path:
         resume_file(Path(given.restore_path))

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from xtts_gatekeeper.checkpoints.weights import XTTS_DVAE
 from xtts_gatekeeper.errors import UserError
 
 # `trainer` and torch are imported inside functions: gatekeep() may run before the recipe imports them.
@@ -44,7 +45,10 @@ _claimed: set[Path] = set()
 
 
 class StopTraining(BaseException):
-    """Leaves the Trainer's loops. A BaseException, so that no `except Exception` on the way takes it for a failure."""
+    """Leaves the Trainer's loops; its text says why.
+
+    A BaseException, so that no `except Exception` on the way takes it for a failure.
+    """
 
 
 class TrainerPort:
@@ -265,22 +269,66 @@ class TrainerPort:
 
     # Files
 
-    def save(self, path: Path, epoch: int) -> None:
-        """Write model, optimizer, scheduler and counters to `path`, just as the stock `save_checkpoint` does."""
-        from trainer.io import save_model
+    def state(self, epoch: int) -> dict[str, Any]:
+        """Model, optimizer, scheduler and counters, just as the stock `save_checkpoint` would write them now.
+
+        The tensors are the live ones. The stock code builds the state; only the call that would write it is caught.
+        """
+        from trainer import io
 
         trainer = self.trainer
-        save_model(
-            trainer.config,
-            trainer._get_model(),
-            path,
-            current_step=self.step,
-            epoch=epoch,
-            optimizer=trainer.optimizer,
-            scheduler=trainer.scheduler,
-            scaler=trainer.scaler if trainer.use_amp_scaler else None,
-            model_loss=self.stock_losses(),
-        )
+        caught: dict[str, Any] = {}
+        stock = io.save_fsspec
+        io.save_fsspec = lambda state, path, **kwargs: caught.update(state)
+        try:
+            io.save_model(
+                trainer.config,
+                trainer._get_model(),
+                "",
+                current_step=self.step,
+                epoch=epoch,
+                optimizer=trainer.optimizer,
+                scheduler=trainer.scheduler,
+                scaler=trainer.scaler if trainer.use_amp_scaler else None,
+                model_loss=self.stock_losses(),
+            )
+        finally:
+            io.save_fsspec = stock
+        return caught
+
+    @property
+    def reloaded_weights(self) -> tuple[str, ...]:
+        """Beginnings of the names of weights that the model reads from a file of their own whenever it is built."""
+        args = getattr(self.config, "model_args", None)
+        if hasattr(self.trainer._get_model(), "xtts") and getattr(args, "dvae_checkpoint", None):
+            return XTTS_DVAE
+        return ()
+
+    def optimizer_bytes_to_come(self) -> int:
+        """Bytes that the optimizers' states will take once they have made an update; 0 when they have.
+
+        For an optimizer that is not known the two moments of Adam are assumed.
+        """
+        size = 0
+        for optimizer in self.optimizers:
+            if optimizer.state:
+                continue
+            for group in optimizer.param_groups:
+                slots = _slots(type(optimizer).__name__, group)
+                size += slots * sum(p.numel() * p.element_size() for p in group["params"] if p.requires_grad)
+        return size
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model is on a CUDA device."""
+        return bool(self.trainer.use_cuda)
+
+    @property
+    def planned_steps(self) -> int:
+        """Micro-batches of the whole run, about: a model's dataset may leave clips out."""
+        samples = self.train_samples
+        batches = -(-len(samples) // max(1, int(self.config.batch_size))) if samples is not None else 0
+        return int(self.config.epochs) * batches
 
     def save_checkpoint(self) -> None:
         """Save as the Trainer does, or as whatever has been wrapped around that."""
@@ -300,11 +348,30 @@ class TrainerPort:
 
     # Leaving
 
-    def left_by_exception(self) -> None:
-        """Put back what an exception thrown out of the loops leaves behind."""
+    def left_by_exception(self, *, in_training: bool) -> None:
+        """Put back what an exception thrown out of the loops leaves behind.
+
+        Args:
+            in_training: whether an epoch was being trained. Otherwise an evaluation may have been cut short, and what
+                it had averaged is forgotten, so that no file carries it as an evaluation's loss.
+        """
         import torch
+        from trainer.generic_utils import KeepAverage
 
         torch.set_grad_enabled(True)
+        if not in_training and self.trainer.keep_avg_eval is not None:
+            self.trainer.keep_avg_eval = KeepAverage()
+
+
+def _slots(optimizer: str, options: Mapping[str, Any]) -> int:
+    """How many values of a parameter's size an optimizer of this class keeps for each parameter."""
+    if optimizer == "SGD":
+        return int(bool(options.get("momentum")))
+    if optimizer == "RMSprop":
+        return 1 + bool(options.get("momentum")) + bool(options.get("centered"))
+    if optimizer in ("Adagrad", "Lion"):
+        return 1
+    return 2 + bool(options.get("amsgrad"))
 
 
 @contextmanager

@@ -1,10 +1,17 @@
 """The real Trainer and the real GPTTrainer on the toy XTTS."""
 
 import copy
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from xtts_gatekeeper.data import load_ljspeech, stable_split
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +72,27 @@ def make_trainer(toy_base, clips):
             )
 
     return make
+
+
+@pytest.fixture
+def started():
+    """Start a recipe with both streams in one pipe; what is still running at the end of the test is killed."""
+    running = []
+
+    def start(script, *flags):
+        process = subprocess.Popen(
+            [sys.executable, "-u", ROOT / script, *map(str, flags)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+            # A shell starts background jobs, CI among them, with Ctrl-C switched off, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()

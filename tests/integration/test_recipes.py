@@ -1,7 +1,6 @@
 """The recipes as a user starts them: processes of their own."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -10,17 +9,13 @@ from pathlib import Path
 
 import pytest
 from files import tree
+from processes import leaves, only_run, wait_for_line
 
 from xtts_gatekeeper import read_run
 from xtts_gatekeeper.checkpoints.integrity import damage as damage_of
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ("train_phase1.py", "train_phase2.py", "train_two_phase.py")
-
-
-def only_run(folder):
-    (run,) = (path for path in folder.iterdir() if (path / "gatekeeper").is_dir())
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -77,47 +72,6 @@ def test_two_phases_in_one_run_stop_by_their_policy_with_exit_code_0(tmp_path, t
     gate = python("-m", "xtts_gatekeeper", "gate", run, "--json")
     assert gate.returncode == 20
     assert json.loads(gate.stdout)["best"]["checkpoint"] == f"best_model_{record.evaluations[-1].step}.pth"
-
-
-@pytest.fixture
-def started():
-    """Start a recipe with both streams in one pipe; what is still running at the end of the test is killed."""
-    running = []
-
-    def start(script, *flags):
-        process = subprocess.Popen(
-            [sys.executable, "-u", ROOT / script, *map(str, flags)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
-            # A shell starts background jobs, CI among them, with Ctrl-C switched off, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        running.append(process)
-        return process
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-
-
-def wait_for_line(process, text):
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(f"{text!r} never came")
-
-
-def leaves(process):
-    """Wait until the process has ended; one that hangs says where each of its threads stands."""
-    try:
-        process.communicate(timeout=120)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)
-        told, _ = process.communicate(timeout=30)
-        raise AssertionError(f"it hangs:\n{told[-6000:]}") from None
 
 
 def test_ctrl_c_saves_and_is_on_record(tmp_path, toy_base, speech, started):

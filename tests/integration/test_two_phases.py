@@ -194,7 +194,13 @@ def test_the_run_folder_keeps_settings_and_rules(finished):
     folder = Path(finished[0].output_path) / "gatekeeper"
     assert load_policy(folder / "policy.yaml").hash == load_policy().hash
     assert json.loads((folder / "config.json").read_text())["phases"][1]["lr"] == FINE
-    assert {path.name for path in folder.iterdir()} == {"journal.jsonl", "policy.yaml", "config.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "journal.jsonl",
+        "policy.yaml",
+        "config.json",
+        "eval_clips.json",
+        "run.lock",
+    }
 
 
 def test_eval_mel_ce_falls(record):

@@ -2,172 +2,416 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from xtts_gatekeeper.checkpoints.retention import best_files, retain
-from xtts_gatekeeper.checkpoints.writer import link, sync_folder, write_verified
+from xtts_gatekeeper.checkpoints.adoption import unrecorded_files, unrecorded_renames
+from xtts_gatekeeper.checkpoints.disk import Forecast, forecast
+from xtts_gatekeeper.checkpoints.inventory import BEST_NAME, candidates, is_plain
+from xtts_gatekeeper.checkpoints.names import name_best, parking
+from xtts_gatekeeper.checkpoints.removal import delete
+from xtts_gatekeeper.checkpoints.retention import Candidate, Policy, best_candidate, retain
+from xtts_gatekeeper.checkpoints.room import Room, make_room, memory_allows
+from xtts_gatekeeper.checkpoints.snapshot import HostCopy, difference, not_finite, state_bytes
+from xtts_gatekeeper.checkpoints.weights import weights_only
+from xtts_gatekeeper.checkpoints.writer import BackgroundWriter, write_verified
 from xtts_gatekeeper.record import Checkpoint, RunRecord
-from xtts_gatekeeper.record.events import Event, Incident, Pruned
+from xtts_gatekeeper.record.events import Event, Incident, Pruned, Renamed, VerdictEvent
 from xtts_gatekeeper.trainer_port import TrainerPort
 
-#: The name under which stock tools look for the best model: a hard link here, where the Trainer makes a second copy.
-BEST_NAME = "best_model.pth"
+__all__ = ["BEST_NAME", "CheckpointKeeper", "Saving"]
+
+#: The metric of the best where a model does not log the objective: the Trainer's own target loss, taken exactly.
+TARGET_LOSS = "target loss"
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How to save: what to keep, in how many bytes, beside training or not, and how long to wait for a full disk."""
+
+    policy: Policy
+    budget: int | None = None
+    asynchronous: bool = True
+    pause_seconds: float = 3600.0
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file to write of the state in hand."""
+
+    name: str
+    kind: str
+    value: float | None = None
+    metric: str | None = None
+    eval_set: str | None = None
+
+    @property
+    def resumable(self) -> bool:
+        return self.kind == "latest"
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """When a save was asked for: how far the training was, the time, and how long it waited; None: until the end."""
+
+    step: int
+    epoch: int
+    began: float
+    blocked: float | None
 
 
 class CheckpointKeeper:
-    """Keeps two files: the latest checkpoint and the best one by the objective over comparable evaluations.
+    """Saves the Trainer's states and keeps of them what the retention policy says, by default the latest and the best.
 
-    For a model that does not log the objective the best is by the Trainer's own target loss, taken exactly.
+    The latest is resumable; the best is its weights alone, written beside a resumable file of the same step, so that
+    no best model has a higher number than the file to go on from: stock code resumes the highest number.
 
     The Trainer picks its best by other numbers (after a resume even by the training loss), deletes before it knows
     that the new file is whole, and copies the best a second time. So its two save methods are routed here; the
     content of the files and their names stay the stock ones.
+
+    A save copies the state to host memory and goes on; a thread writes, checks, records and prunes. One save is in
+    flight at a time, the next one waits for it. Where host memory has no room for the copy, saving is synchronous.
     """
 
     def __init__(
-        self, port: TrainerPort, objective: str, record: Callable[[Event], None], seen: Callable[[], RunRecord]
+        self,
+        port: TrainerPort,
+        objective: str,
+        record: Callable[[Event], None],
+        seen: Callable[[], RunRecord],
+        saving: Saving,
+        after_change: Callable[[], None] | None = None,
     ) -> None:
         self.port = port
         self.objective = objective
         self.record = record
         self.seen = seen
+        self.saving = saving
+        self.after_change = after_change or (lambda: None)
+        self._writer = BackgroundWriter()
+        self._host = HostCopy()
+        self._preparing: threading.Thread | None = None
+        self._saved: tuple[str, int] | None = None
+        self._restored: set[str] = set()
         self._said: set[str] = set()
+        self._state_bytes = 0
+        self._pruning = threading.RLock()
 
-    def save_latest(self, epoch: int | None = None) -> None:
-        """Save `checkpoint_STEP.pth`, then prune.
+    # Before training
+
+    def foresee(self, steps: int, gates: int) -> Forecast:
+        """The disk that the run will need, from the live state."""
+        state = self.port.state(self.port.epoch)
+        full = state_bytes(state) + self.port.optimizer_bytes_to_come()
+        weights = state_bytes(weights_only(state, self.port.reloaded_weights))
+        self._state_bytes = full
+        present = sum(file.bytes for file in self._files(self.seen()))
+        return forecast(
+            checkpoint=full,
+            weights=weights,
+            policy=self.saving.policy,
+            steps=steps,
+            gates=gates,
+            present=present,
+            folder=self.port.run_folder,
+            budget=self.saving.budget,
+        )
+
+    def begin(self) -> None:
+        """Clear away what a killed process left half-written, and have memory for the first copy touched."""
+        left = [path.name for path in self.port.run_folder.glob("*.pth.partial") if is_plain(path)]
+        delete(self.port.run_folder, left)
+        for old, new in unrecorded_renames(self.port.run_folder, self.seen()):
+            self._renamed(old, new, "a killed process had renamed it")
+        for file in unrecorded_files(self.port.run_folder, self.seen(), self.port.epoch):
+            self.record(file)
+        self.prune()
+        size = self._state_bytes + (16 << 20)  # gaps between the storages
+        if self.saving.asynchronous and memory_allows(size):
+            self._preparing = threading.Thread(
+                target=self._prepare, args=(size,), name="gatekeeper-memory", daemon=True
+            )
+            self._preparing.start()
+
+    def _prepare(self, size: int) -> None:
+        with contextlib.suppress(MemoryError, RuntimeError, OSError):  # the copy will meet it again and say it
+            self._host.prepare(size, pinned=self.port.on_gpu)
+
+    # Saving
+
+    def save_latest(self, epoch: int | None = None, *, patient: bool = True) -> None:
+        """Save `checkpoint_STEP.pth`, unless that has just been done.
 
         Args:
             epoch: the epoch at which a resume shall go on; by default the current one, which a resume then repeats.
+            patient: wait for room on a full disk; not when training is over.
         """
-        name = f"checkpoint_{self.port.step}.pth"
-        if self._write(name, "latest", epoch):
-            self.prune()
+        began = time.perf_counter()
+        self._save([_File(f"checkpoint_{self.port.step}.pth", "latest")], epoch, patient, began)
 
     def save_best(self) -> None:
-        """Save `best_model_STEP.pth` if the evaluation just made beats the best file over its eval set, then prune."""
+        """Save the evaluation just made if retention wants its weights: as one of the best, or for its gate."""
+        began = time.perf_counter()
+        self._writer.wait()  # what is in flight may be the best until now
         record = self.seen()
         evaluation = record.evaluations[-1] if record.evaluations else None
         if evaluation is None or evaluation.step != self.port.step or evaluation.nonfinite_batches:
             return
-        objective = record.resolve(self.objective)
-        metric = objective if objective is not None and objective in evaluation.metrics else "target loss"
-        value = evaluation.metrics.get(metric, self.port.target_loss(evaluation.metrics))
-        if not math.isfinite(value) or evaluation.step <= (self.port.config.save_best_after or 0):
-            return
-        comparable = [f for f in self._files(record) if (f.metric, f.eval_set) == (metric, evaluation.eval_set)]
-        if any(file.value is not None and file.value <= value for file in comparable):
+        metric = self._metric(record)
+        metrics = self._metrics(evaluation.metrics, metric)
+        now = Candidate("", evaluation.step, resumable=False, metrics=metrics, segment=evaluation.eval_set)
+        files = self._files(record)
+        early = evaluation.step <= (self.port.config.save_best_after or 0)
+        best = not early and self._wants(files, now, metric)
+        pinned = replace(now, metrics={} if early else metrics, gates=_gates(record))
+        if not best and not self._wants(files, pinned, metric):
             return
         # The epoch's training is over, so a resume from here goes on with the next one.
         epoch = self.port.epoch + (0 if evaluation.mid_epoch else 1)
-        name = f"best_model_{evaluation.step}.pth"
-        if self._write(name, "best", epoch, value=value, metric=metric, eval_set=evaluation.eval_set):
-            self.prune()
+        value = metrics.get(metric)
+        wanted = [_File(f"checkpoint_{evaluation.step}.pth", "latest")]
+        if best:
+            name = f"best_model_{evaluation.step}.pth"
+            wanted.append(_File(name, "best", value=value, metric=metric, eval_set=evaluation.eval_set))
+        self._save(wanted, epoch, True, began)
 
-    def prune(self) -> None:
-        """Delete what retention lets go of: only plain files that are still as the journal says we wrote them."""
-        folder = self.port.run_folder
-        files = self._files(self.seen())
-        retention = retain(files, all_best=bool(self.port.config.save_all_best))
-        self._name_best(files)
-        removed, freed = [], 0
-        for file in files:
-            path = folder / file.path
-            if file.path not in retention.drop or path.stat().st_mtime_ns != file.mtime_ns:
-                continue
+    def flush(self) -> None:
+        """Wait until what is being written is on the disk."""
+        self._writer.wait()
+
+    def _wants(self, files: list[Candidate], now: Candidate, metric: str) -> bool:
+        if self.port.config.save_all_best and math.isfinite(now.loss(metric)):
+            before = [f for f in files if f.segment == now.segment]
+            return all(now.loss(metric) < file.loss(metric) for file in before)
+        return now.path in retain([*files, now], self.saving.policy, metric).keep
+
+    def _save(self, files: list[_File], epoch: int | None, patient: bool, began: float) -> None:
+        self._writer.wait()
+        epoch = self.port.epoch if epoch is None else epoch
+        files = [file for file in files if (file.name, epoch) != self._saved]
+        if not files:
+            return
+        state = self.port.state(epoch)
+        room = self._room(files, state, patient)
+        if room is Room.NONE:
+            return
+        if room is Room.WEIGHTS:
+            files = [_File(f"weights_{self.port.step}.pth", "weights")]
+            if (files[0].name, epoch) == self._saved:
+                return
+        held = self._host_copy(state)
+        if files[0].kind != "best":
+            self._saved = (files[0].name, epoch)
+        blocked = None if held is None else time.perf_counter() - began
+        moment = _Moment(self.port.steps_trained, self.port.epoch, began, blocked)
+
+        def work() -> None:
             try:
-                path.unlink()
-            except OSError as error:
-                self._incident("prune_failed", f"{file.path} could not be deleted: {error}")
-                continue
-            removed.append(file.path)
-            freed += file.bytes or 0
-        if removed:
-            sync_folder(folder)
+                self._write(files, state if held is None else held, moment)
+            except Exception as error:  # a thread's error would only be printed
+                self._incident("gatekeeper_error", f"saving: {type(error).__name__}: {error}")
+
+        if held is None:
+            work()
+        else:
+            self._writer.submit(work)
+
+    def _host_copy(self, state: Mapping[str, Any]) -> Any:
+        """A copy of the state to write from, or None where it has to be written at once."""
+        if self._preparing is not None:
+            self._preparing.join()
+            self._preparing = None
+        if not self.saving.asynchronous:
+            return None
+        if not memory_allows(state_bytes(state) - self._host.bytes):
+            self._once("no_memory", "host memory has no room for a copy of the state: saving holds up training")
+            return None
+        try:
+            return self._host.copy(state)
+        except (MemoryError, RuntimeError, OSError) as error:
+            self._once("no_memory", f"the state could not be copied, saving holds up training: {error}")
+            return None
+
+    def _room(self, files: list[_File], state: Mapping[str, Any], patient: bool) -> Room:
+        """Where there is no room for the files, first prune, then be content with weights, then wait, then stop."""
+        weights = state_bytes(weights_only(state, self.port.reloaded_weights))
+        needed = sum(state_bytes(state) if file.resumable else weights for file in files)
+
+        def prune(short_of: int) -> None:
+            present = sum(file.bytes for file in self._files(self.seen()))
+            self.prune(budget=max(0, present - short_of))
+
+        return make_room(
+            self.port.run_folder,
+            needed,
+            weights if any(file.resumable for file in files) else None,
+            prune=prune,
+            report=lambda code, message: self._incident(code, message),
+            pause_seconds=self.saving.pause_seconds if patient else None,
+        )
+
+    def _write(self, files: list[_File], state: Mapping[str, Any], moment: _Moment) -> None:
+        """Write the files one after the other, each with its journal line and the pruning that it allows."""
+        bad = not_finite({"model": state["model"], "optimizer": state.get("optimizer")})
+        for file in files:
+            reason = f"{len(bad)} of its tensors hold NaN or infinity, {bad[0]} first" if bad else ""
+            path = self.port.run_folder / file.name
+            found = None
+            before = [known for known in self.seen().files if known.path == file.name]
+            if not reason:
+                content = state if file.resumable else weights_only(state, self.port.reloaded_weights)
+                try:
+                    found = write_verified(path, partial(_torch_save, content), partial(self._check, file, content))
+                except OSError as error:
+                    reason = str(error)
+                    for event in before:
+                        if event not in self.seen().files:  # withdrawn, and still there
+                            self.record(event)
+            seconds = time.perf_counter() - moment.began
             self.record(
-                Pruned(
-                    step=self.port.step,
-                    epoch=self.port.epoch,
-                    removed=removed,
-                    kept=list(retention.keep),
-                    bytes_freed=freed,
+                Checkpoint(
+                    step=moment.step,
+                    epoch=moment.epoch,
+                    kind=file.kind,
+                    path=file.name,
+                    bytes=found.bytes if found else 0,
+                    mtime_ns=path.stat().st_mtime_ns if found else 0,
+                    digest=found.digest if found else None,
+                    intact=found is not None,
+                    resumable=file.resumable,
+                    seconds=round(seconds, 3),
+                    blocked_seconds=round(seconds if moment.blocked is None else moment.blocked, 3),
+                    value=file.value,
+                    metric=file.metric,
+                    eval_set=file.eval_set,
+                    reason=reason,
                 )
             )
-            self.port.log(f"pruned {', '.join(removed)}: {freed / 1e9:.2f} GB freed")
+            if reason:
+                self._saved = None
+                self._incident("save_failed", f"{file.name} was not saved: {reason}")
+                return
+            of = f", {file.metric} {file.value:.4f}" if file.value is not None else ""
+            self.port.log(f"saved {file.name}{of}")
+            self.prune()
+        self.after_change()
 
-    def _name_best(self, files: list[Checkpoint]) -> None:
-        """Let `best_model.pth` be a second name of the best file, unless a file that is not ours has that name."""
-        best = best_files(files)
-        if not best:
-            return
-        folder = self.port.run_folder
-        name = folder / BEST_NAME
-        if name.is_symlink() or name.exists():
-            if name.is_symlink() or not any(name.samefile(folder / file.path) for file in files):
-                self._once("foreign_best", f"{BEST_NAME} is not from this run and stays; the best is {best[-1].path}")
-                return
-            if name.samefile(folder / best[-1].path):
-                return
+    def _check(self, file: _File, content: Mapping[str, Any], path: Path) -> str | None:
+        """What is wrong with the file just written; if nothing is, what the record says of its name is withdrawn.
+
+        Killed before the new line is written, the file is one that is not on record, old or new, and not one that
+        differs from its record, which a resume would put aside as broken.
+        """
+        if file.kind not in self._restored:
+            wrong = _restore_test(path, content)
+            if wrong is not None:
+                return wrong
+            self._restored.add(file.kind)
+        if any(known.path == file.name for known in self.seen().files):
+            self.record(Pruned(step=self.port.step, epoch=self.port.epoch, removed=[file.name], kept=[], bytes_freed=0))
+        return None
+
+    # Pruning
+
+    def prune(self, budget: int | None = None) -> None:
+        """Delete what retention lets go of: only plain files that are still as the journal says we wrote them."""
+        with self._pruning:
+            record = self.seen()
+            files = self._files(record)
+            metric = self._metric(record)
+            budget = self.saving.budget if budget is None else budget
+            decided = retain(files, self.saving.policy, metric, budget)
+            if self.port.config.save_all_best:
+                decided = replace(decided, drop={p: w for p, w in decided.drop.items() if not p.startswith("best_")})
+            # First the names: whenever the process is killed, what stock code would choose can be resumed from.
+            self._park([file for file in files if file.path not in decided.drop])
+            self._name_best(metric)
+            written = {file.path: file for file in record.files}
+            # Weights first: a best model must not outlive the resumable file of its number.
+            drop = sorted((file for file in files if file.path in decided.drop), key=lambda file: file.resumable)
+            ours = [file.path for file in drop if file.path in written and self._unchanged(written[file.path])]
+            removed = delete(self.port.run_folder, ours)
+            for name, why in removed.kept.items():
+                self._once("prune_failed", f"{name} stays: {why}", name)
+            if removed.names:
+                self.record(
+                    Pruned(
+                        step=self.port.step,
+                        epoch=self.port.epoch,
+                        removed=removed.names,
+                        kept=list(decided.keep),
+                        bytes_freed=removed.freed,
+                    )
+                )
+                self.port.log(f"pruned {', '.join(removed.names)}: {removed.freed / 1e9:.2f} GB freed")
+
+    def _unchanged(self, file: Checkpoint) -> bool:
         try:
-            link(folder / best[-1].path, name)
-        except OSError as error:
-            self._once("no_link", f"{BEST_NAME} could not be made a link, use {best[-1].path}: {error}")
+            return (self.port.run_folder / file.path).stat().st_mtime_ns == file.mtime_ns
+        except OSError:  # gone since, or not to be looked at
+            return False
 
-    def _files(self, record: RunRecord) -> list[Checkpoint]:
-        """The files of this run that are really there, as far as size tells."""
-        folder = self.port.run_folder
+    def _name_best(self, metric: str) -> None:
+        """Let `best_model.pth` be a second name of the best file, unless a file that is not ours has that name."""
+        files = self._files(self.seen())
+        best = best_candidate(files, metric)
+        if best is not None:
+            why_not = name_best(self.port.run_folder, best.path, [file.path for file in files])
+            if why_not is not None:
+                self._once("best_name", f"{why_not}; the best is {best.path}")
+
+    def _park(self, files: list[Candidate]) -> None:
+        """Rename a best model of weights alone while stock code would resume from it, and back when it would not."""
+        for old, new, why in parking(files):
+            source, target = self.port.run_folder / old, self.port.run_folder / new
+            if target.exists() or target.is_symlink():  # of another stretch: a rename would replace it
+                continue
+            try:
+                source.rename(target)
+            except OSError as error:
+                self._once("park_failed", f"{old} could not be renamed: {error}", old)
+                continue
+            self._renamed(old, new, why)
+
+    def _renamed(self, old: str, new: str, why: str) -> None:
+        self.record(Renamed(step=self.port.step, epoch=self.port.epoch, old=old, new=new, reason=why))
+        self.port.log(f"renamed {old} to {new}: {why}")
+
+    # The run's files and metrics
+
+    def _files(self, record: RunRecord) -> list[Candidate]:
+        """The files on record that are really there, as far as size tells; on another no decision may rest."""
+        metric = self._metric(record)
+        known = {file.path for file in record.files}
         return [
-            file
-            for file in record.files
-            if _is_plain_file(folder / file.path) and (folder / file.path).stat().st_size == file.bytes
+            replace(file, metrics=self._metrics(file.metrics, metric))
+            for file in candidates(self.port.run_folder, record)
+            if file.path in known
         ]
 
-    def _write(
-        self,
-        name: str,
-        kind: str,
-        epoch: int | None = None,
-        value: float | None = None,
-        metric: str | None = None,
-        eval_set: str | None = None,
-    ) -> bool:
-        """Write one file and record how it went; a failure is reported and training goes on with the last good file."""
-        path = self.port.run_folder / name
-        begin = time.perf_counter()
-        reason = ""
-        try:
-            write_verified(path, lambda partial: self.port.save(partial, self.port.epoch if epoch is None else epoch))
-        except OSError as error:
-            reason = str(error)
-        except RuntimeError as error:  # torch's zip writer reports a full disk as a RuntimeError
-            reason = str(error).splitlines()[0]
-        self.record(
-            Checkpoint(
-                step=self.port.steps_trained,
-                epoch=self.port.epoch,
-                kind=kind,
-                path=name,
-                bytes=0 if reason else path.stat().st_size,
-                mtime_ns=0 if reason else path.stat().st_mtime_ns,
-                intact=not reason,
-                seconds=round(time.perf_counter() - begin, 3),
-                value=value,
-                metric=metric,
-                eval_set=eval_set,
-                reason=reason,
-            )
-        )
-        if reason:
-            self._incident("save_failed", f"{name} was not saved: {reason}")
-            return False
-        self.port.log(f"saved {name}" + (f", {metric} {value:.4f}" if value is not None else ""))
-        return True
+    def _metric(self, record: RunRecord) -> str:
+        objective = record.resolve(self.objective)
+        latest = record.evaluations[-1].metrics if record.evaluations else {}
+        return objective if objective is not None and objective in latest else TARGET_LOSS
 
-    def _once(self, code: str, message: str) -> None:
-        if code not in self._said:
-            self._said.add(code)
+    def _metrics(self, metrics: Mapping[str, float], metric: str) -> dict[str, float]:
+        if metric != TARGET_LOSS or TARGET_LOSS in metrics:
+            return dict(metrics)
+        return {**metrics, TARGET_LOSS: self.port.target_loss(metrics)}
+
+    # Telling
+
+    def _once(self, code: str, message: str, about: str = "") -> None:
+        if code + about not in self._said:
+            self._said.add(code + about)
             self._incident(code, message)
 
     def _incident(self, code: str, message: str) -> None:
@@ -175,5 +419,29 @@ class CheckpointKeeper:
         self.port.log(f"WARNING: {message}")
 
 
-def _is_plain_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+def _torch_save(state: Mapping[str, Any], path: Path) -> None:
+    import torch
+
+    torch.save(state, path)
+
+
+def _restore_test(path: Path, content: Mapping[str, Any]) -> str | None:
+    """Whether what stock code would load from the file is what was to be saved; what is wrong, or None."""
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:
+        return f"it cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})"
+    where = difference(loaded, content)
+    return None if where is None else f"{where} is not what was saved"
+
+
+def _gates(record: RunRecord) -> tuple[str, ...]:
+    """The gates decided by the latest evaluation."""
+    for event in reversed(record.events):
+        if isinstance(event, VerdictEvent):
+            return tuple(event.gates)
+        if event is record.evaluations[-1]:
+            break
+    return ()

@@ -1,20 +1,30 @@
-"""Writing a checkpoint so that its final name only ever names a whole file."""
+"""Writing a checkpoint so that its final name only ever names a whole file, beside training if wished."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from xtts_gatekeeper.checkpoints.integrity import damage
+from xtts_gatekeeper.checkpoints.integrity import Scan, scan
 
 #: Ending of files that are being written; neither the Trainer nor we take such a file for a checkpoint.
 PARTIAL = ".partial"
 
 
-def write_verified(path: Path, save: Callable[[Path], None]) -> None:
+def write_verified(path: Path, save: Callable[[Path], Any], check: Callable[[Path], str | None] | None = None) -> Scan:
     """Let `save` write to a temporary file beside `path`, sync it, read it back, and only then give it its name.
+
+    Args:
+        path: the final name.
+        save: writes to the path that it is given.
+        check: looks at the file before it gets its name; what it returns is what is wrong.
+
+    Returns:
+        What was read back, with the digest by which the file can be told from any other.
 
     Raises:
         OSError: the write failed or did not read back whole. The temporary file is gone, and what stood at `path`
@@ -22,16 +32,45 @@ def write_verified(path: Path, save: Callable[[Path], None]) -> None:
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
-        save(partial)
-        _sync(partial)
-        wrong = damage(partial)
+        partial.unlink(missing_ok=True)  # emptying a large file in the way would hold up every thread
+        try:
+            save(partial)
+        except RuntimeError as error:  # torch's zip writer reports a full disk as a RuntimeError
+            raise OSError(str(error).splitlines()[0]) from error
+        sync_file(partial)
+        found = scan(partial)
+        wrong = found.problem or (check(partial) if check is not None else None)
         if wrong is not None:
             raise OSError(f"{path.name} was written and does not read back: {wrong}")
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+    return found
+
+
+class BackgroundWriter:
+    """Does one piece of work at a time on a thread of its own.
+
+    The thread is no daemon: a process that ends by itself waits for it, so a file that is being written is finished.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Begin `work`, after the work before it has ended. `work` handles its own errors."""
+        self.wait()
+        self._thread = threading.Thread(target=work, name="gatekeeper-writer")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until nothing is in flight."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+            self._thread = None
 
 
 def link(source: Path, name: Path) -> None:
@@ -49,10 +88,14 @@ def link(source: Path, name: Path) -> None:
     sync_folder(name.parent)
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Bring the file to the disk, and let the system forget its copy in memory: what is read next is what was kept."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
 

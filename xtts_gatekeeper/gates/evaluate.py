@@ -113,7 +113,7 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
         at: one of `record.evaluations`; by default the last.
     """
     record = record.naming(policy.names)
-    files = sorted(record.files, key=lambda file: file.kind != "best")
+    files = record.files
     if record.evaluations:
         record = record.upto(at or record.evaluations[-1])
     notes = record.notes + _cannot_judge(record, policy)
@@ -137,8 +137,8 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
     else:
         verdict = "continue"
     reasons.sort(key=lambda reason: _rank(reason, verdict))
-    best = _point(record, files, best_of(comparable, objective), objective)
-    latest = _point(record, files, comparable[-1] if comparable else None, objective)
+    best = _point(record, files, best_of(comparable, objective), objective, "best")
+    latest = _point(record, files, comparable[-1] if comparable else None, objective, "latest")
     target = policy.target_in(record)
     return Verdict(
         verdict=verdict,
@@ -250,15 +250,16 @@ def _rank(reason: Reason, verdict: VerdictName) -> int:
 
 
 def _point(
-    record: RunRecord, files: Sequence[Checkpoint], evaluation: Evaluation | None, objective: str
+    record: RunRecord, files: Sequence[Checkpoint], evaluation: Evaluation | None, objective: str, kind: str
 ) -> dict[str, Any] | None:
+    """An evaluation, and the file of its weights; of two files that of the `kind`, which is what it is kept for."""
     if evaluation is None:
         return None
+    of_step = sorted((file for file in files if file.step == evaluation.step), key=lambda file: file.kind != kind)
     return {
         "step": evaluation.step,
         "epoch": evaluation.epoch,
         "epochs_done": record.epochs_done(evaluation),
         "value": evaluation.metrics.get(objective),
-        # A best file before a latest one of the same step: it is the one that stays.
-        "checkpoint": next((file.path for file in files if file.step == evaluation.step), None),
+        "checkpoint": of_step[0].path if of_step else None,
     }

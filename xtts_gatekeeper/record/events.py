@@ -137,10 +137,12 @@ class SampleScore(Event):
 class Checkpoint(Event):
     """A checkpoint file was written; by us, it was read back, too.
 
-    `kind` is `latest` or `best`; `path` is relative to the run. `intact` is None where nobody has looked. `step`
-    counts the micro-batches that the weights hold, which is one more than the number in the name where the Trainer
-    saved inside a step. A best file has the `value` of a `metric` and the fingerprint of the eval set it was measured
-    on. `bytes` and `mtime_ns` tell whether a file of that name is still the one that was written.
+    `kind` is `latest`, `best` or `weights` (what a nearly full disk had room for); `path` is relative to the run.
+    `intact` is None where nobody has looked. `step` counts the micro-batches that the weights hold, which is one more
+    than the number in the name where the Trainer saved inside a step. A best file has the `value` of a `metric` and the
+    fingerprint of the eval set it was measured on. `bytes` and `mtime_ns` tell whether a file of that name is still the
+    one that was written, `digest` (`checkpoints.integrity`) whether its content is. `seconds` is the time from the
+    request to the end of the writing, `blocked_seconds` the part of it in which training waited.
     """
 
     type: ClassVar[str] = "checkpoint"
@@ -154,6 +156,9 @@ class Checkpoint(Event):
     eval_set: str | None = None
     mtime_ns: int = 0
     reason: str = ""
+    resumable: bool | None = None
+    digest: str | None = None
+    blocked_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +169,16 @@ class Pruned(Event):
     removed: list[str]
     kept: list[str]
     bytes_freed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed(Event):
+    """A checkpoint file got another name: put aside because it is broken, or so that stock code does not resume it."""
+
+    type: ClassVar[str] = "renamed"
+    old: str
+    new: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +203,11 @@ class Incident(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class End(Event):
-    """The process leaves the run: `finished`, `stopped` (by a verdict), `refused`, `interrupted` or `crashed`."""
+    """The process leaves the run.
+
+    `how`: `finished`, `stopped` (by a verdict, or a full disk), `refused`, `interrupted` (Ctrl-C), `terminated`
+    (SIGTERM) or `crashed`.
+    """
 
     type: ClassVar[str] = "end"
     how: str
@@ -206,6 +225,7 @@ EVENTS: dict[str, type[Event]] = {
         SampleScore,
         Checkpoint,
         Pruned,
+        Renamed,
         VerdictEvent,
         Incident,
         End,

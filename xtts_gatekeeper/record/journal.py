@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class Journal:
         self.path = path
         self.events: list[Event] = list(read_events(path)) if path.exists() else []
         self._torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        self._lock = threading.Lock()  # checkpoints are recorded by the thread that writes them
 
     def append(self, event: Event) -> None:
         """Write `event` durably: it is on the disk when this returns.
@@ -56,15 +58,16 @@ class Journal:
         Raises:
             OSError: it could not be written; `events` has it all the same.
         """
-        self.events.append(event)
-        line = ("\n" if self._torn else "") + to_json(event.to_dict()) + "\n"
-        self._torn = True  # until the write below has ended, the file may hold a part of the line
-        with self.path.open("ab", buffering=0) as file:
-            rest = memoryview(line.encode(errors="backslashreplace"))
-            while rest:  # an unbuffered write may take only a part, on a disk that is nearly full
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-        self._torn = False
+        with self._lock:
+            self.events.append(event)
+            line = ("\n" if self._torn else "") + to_json(event.to_dict()) + "\n"
+            self._torn = True  # until the write below has ended, the file may hold a part of the line
+            with self.path.open("ab", buffering=0) as file:
+                rest = memoryview(line.encode(errors="backslashreplace"))
+                while rest:  # an unbuffered write may take only a part, on a disk that is nearly full
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            self._torn = False
 
 
 def read_events(path: Path) -> Iterator[Event]:

@@ -17,6 +17,7 @@ from xtts_gatekeeper.record.events import (
     Incident,
     PhaseStart,
     Pruned,
+    Renamed,
     SampleScore,
     Start,
     TrainEpoch,
@@ -224,6 +225,12 @@ class RunRecord:
             elif isinstance(event, Pruned):
                 for name in event.removed:
                     files.pop(name, None)
+            elif isinstance(event, Renamed) and event.old in files:
+                if "/" in event.new:  # put aside, in a folder of its own
+                    del files[event.old]
+                else:
+                    files = {(event.new if n == event.old else n): f for n, f in files.items()}
+                    files[event.new] = replace(files[event.new], path=event.new)
         return tuple(files.values())
 
     @property

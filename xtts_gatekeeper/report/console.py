@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -166,6 +168,86 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
         console.print(f"Incident at step {incident['step']}: {incident['message']}", markup=False, soft_wrap=True)
     print_verdict(console, status["verdict"])
     print_disk(console, status)
+
+
+def print_verify(console: Console, document: Mapping[str, Any]) -> None:
+    """The whole `verify` verb: a line for each file, then what is wrong, then what could not be looked at."""
+    folders = {str(Path(file["path"]).parent) for file in document["files"]}
+    if len(folders) == 1:
+        console.print(f"In {folders.pop()}:", markup=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    table.add_column("File", overflow="fold")
+    for column in ("Size", "Step", "Epoch"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("Kind", "Digest", "Result"):
+        table.add_column(column, no_wrap=True)
+    for file in document["files"]:
+        table.add_row(
+            escape(" = ".join(str(Path(name).name) if not folders else name for name in (file["path"], *file["also"]))),
+            _megabytes(file["bytes"]),
+            *("–" if file[key] is None else str(file[key]) for key in ("step", "epoch")),
+            file["kind"],
+            "compared" if file["digest_known"] else "–",
+            "[green]intact[/]" if file["intact"] else "[red]broken[/]",
+        )
+    console.print(table)
+    for file in document["files"]:
+        for problem in file["problems"]:
+            console.print(f"{file['path']}: {problem}", markup=False, soft_wrap=True)
+    unseen = Counter(what for file in document["files"] for what in file["not_checked"])
+    for what, count in unseen.items():
+        console.print(f"Not checked in {count} of {len(document['files'])}: {what}", markup=False, soft_wrap=True)
+
+
+_ACTIONS = {"keep": "keep", "shrink": "weights only", "drop": "delete", "stays": "stays", "broken": "broken"}
+
+
+def print_prune(console: Console, document: Mapping[str, Any]) -> None:
+    """The whole `prune` verb: what happens to each file and why, and the bytes."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    table.add_column("Action", no_wrap=True)
+    table.add_column("File", overflow="fold")
+    table.add_column("Size", justify="right", no_wrap=True)
+    table.add_column("Why", overflow="fold")
+    for key, action in _ACTIONS.items():
+        for move in document[key]:
+            to = f" to {move['to']}" if move.get("to", move["path"]) != move["path"] else ""
+            table.add_row(action, escape(move["path"] + to), _megabytes(move["bytes"]), escape(move["why"]))
+    console.print(table)
+    for note in document["notes"]:
+        console.print(note, markup=False, soft_wrap=True)
+    if document["over_budget"]:
+        over = _megabytes(document["over_budget"])
+        console.print(f"What must stay is {over} over the budget.", markup=False)
+    before = _megabytes(document["bytes_before"])
+    if document["dry_run"]:
+        console.print(
+            f"Would free {_megabytes(document['bytes_freed'])} of {before}; nothing was changed.", markup=False
+        )
+    elif document["in_use"] or document["refused"]:
+        why = document["refused"] or f"the run is being written by {document['in_use']}"
+        console.print(f"Not pruned: {why}.", markup=False, soft_wrap=True)
+    else:
+        console.print(f"Freed {_megabytes(document['freed'])} of {before}.", markup=False)
+        for name, why in document["not_removed"].items():
+            console.print(f"{name} stays: {why}", markup=False, soft_wrap=True)
+
+
+def print_resume(console: Console, document: Mapping[str, Any]) -> None:
+    """The whole `resume` verb: the file, why, how to go on from it, and what was put aside."""
+    if document["file"] is None:
+        console.print(f"Nothing to resume from: {document['why']}.", markup=False, soft_wrap=True)
+    else:
+        console.print(document["file"], markup=False, soft_wrap=True)
+        console.print(f"step {document['step']}: {document['why']}", markup=False, soft_wrap=True)
+        console.print(f"python YOUR_RECIPE.py ... --continue_path {document['run']}", markup=False, soft_wrap=True)
+    for file in document["considered"]:
+        if file["problem"]:
+            console.print(f"{file['path']} was passed over: {file['problem']}", markup=False, soft_wrap=True)
+    for old, new in (document["quarantined"] | document["renamed"]).items():
+        console.print(f"{old} is now {new}", markup=False, soft_wrap=True)
+    if document["in_use"]:
+        console.print(f"The run is being written by {document['in_use']}: nothing was renamed.", markup=False)
 
 
 def status_text(status: Mapping[str, Any]) -> str:

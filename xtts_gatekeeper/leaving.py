@@ -1,0 +1,147 @@
+"""How training ends: by itself, by a verdict, a refusal, Ctrl-C, SIGTERM or a crash; always saved and on record."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from xtts_gatekeeper import trainer_port
+from xtts_gatekeeper.checkpoints import lock
+from xtts_gatekeeper.checkpoints.keeper import CheckpointKeeper
+from xtts_gatekeeper.checkpoints.remote import Mirror
+from xtts_gatekeeper.errors import UserError, refuse
+from xtts_gatekeeper.gates import Policy
+from xtts_gatekeeper.record.events import End
+from xtts_gatekeeper.recorder import Recorder
+from xtts_gatekeeper.report.console import status_text
+from xtts_gatekeeper.report.table import status
+from xtts_gatekeeper.signals import Requests
+from xtts_gatekeeper.trainer_port import StopTraining, TrainerPort
+
+
+class Leaving:
+    """Wraps `fit` and `_fit` of one Trainer.
+
+    Args:
+        port: the Trainer.
+        recorder: the live record.
+        policy: the rules, for the summary at the end.
+        keeper: saves, when saving is ours.
+        mirror: keeps a copy of the run elsewhere, when there is to be one.
+    """
+
+    def __init__(
+        self,
+        port: TrainerPort,
+        recorder: Recorder,
+        policy: Policy,
+        keeper: CheckpointKeeper | None,
+        mirror: Mirror | None = None,
+    ) -> None:
+        self.port = port
+        self.recorder = recorder
+        self.policy = policy
+        self.keeper = keeper
+        self.mirror = mirror
+        #: Whether an epoch is being trained, as against evaluated or between two.
+        self.in_training = False
+        self._first_step = port.step
+        self._requests = Requests()
+        self._refusal: UserError | None = None
+        self._in_fit = False
+
+    def install(self) -> None:
+        """Wrap the two methods."""
+        self.port.wrap("fit", self._around_fit)
+        self.port.wrap("_fit", self._around_inner_fit)
+
+    def if_asked(self) -> None:
+        """Leave, when SIGTERM or Ctrl-C has asked for it; to be called between two batches."""
+        if self._requests.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._requests.asked is not None:
+            raise StopTraining("SIGTERM")
+
+    def interrupted(self) -> None:
+        """Record Ctrl-C; the Trainer has asked for a checkpoint and exits with 130 next, whatever threads do."""
+        self._flush()
+        self._end("interrupted")
+        self._close_mirror()
+
+    def _around_inner_fit(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Inside the Trainer's `fit`: whatever leaves here as an exception ends the process and may delete the run."""
+        try:
+            stock(*args, **kwargs)
+        except StopTraining as stop:
+            self.port.left_by_exception(in_training=self.in_training)
+            self._leave("stopped" if self._requests.asked is None else "terminated", str(stop))
+        except UserError as error:
+            self.port.left_by_exception(in_training=self.in_training)
+            if self._trained and self.keeper is not None:
+                with self.recorder.softly("save_checkpoint"):
+                    self.keeper.save_latest(patient=False)  # the update that was refused has not been made
+            self._flush()
+            self._end("refused", str(error))
+            if not self._in_fit:
+                raise refuse(error) from None
+            self._refusal = error
+        except KeyboardInterrupt:
+            raise  # the Trainer saves, then calls on_keyboard_interrupt
+        except BaseException as error:
+            self._flush()  # before the Trainer removes a folder that holds no checkpoint yet
+            self._end("crashed", f"{type(error).__name__}: {error}")
+            raise
+        else:
+            self._leave("finished")
+
+    def _around_fit(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self._in_fit = True
+        if self.keeper is not None:
+            self._requests.watch()
+        try:
+            stock(*args, **kwargs)
+        finally:
+            self._flush()
+            self._close_mirror()
+            self._requests.unwatch()
+            lock.release(self.port.run_folder)
+        if self._refusal is not None:
+            if not self._trained:
+                trainer_port.discard_run_folder(self.port)
+            raise refuse(self._refusal)
+        if self.recorder.journal is not None:
+            with self.recorder.softly("summary"):
+                found = status(self.port.run_folder, self.recorder.seen(), self.policy)
+                self.port.log("\n" + status_text(found))
+        self._requests.obey()
+
+    @property
+    def _trained(self) -> bool:
+        return self.port.step > self._first_step
+
+    def _leave(self, how: str, message: str = "") -> None:
+        """Save the state in which training is left, then say that it is over."""
+        if self.keeper is not None and self._trained:
+            with self.recorder.softly("final_checkpoint"):
+                # After a whole epoch a resume goes on with the next one.
+                self.keeper.save_latest(self.port.epoch + (0 if self.in_training else 1), patient=False)
+            self._flush()
+        elif how == "stopped" and self._trained:
+            with self.recorder.softly("final_checkpoint"):
+                self.port.save_checkpoint()
+        self._end(how, message)
+        self.port.log(f"{how} at step {self.port.step}{': ' if message else ''}{message}")
+
+    def _flush(self) -> None:
+        if self.keeper is not None:
+            self.keeper.flush()
+
+    def _close_mirror(self) -> None:
+        if self.mirror is not None:
+            self.mirror.request()
+            self.port.log(f"finishing the copy at {self.mirror.url}")
+            self.mirror.close()
+
+    def _end(self, how: str, message: str = "") -> None:
+        self.recorder.record(End(step=self.port.step, epoch=self.port.epoch, how=how, message=message))

@@ -1,0 +1,62 @@
+"""SIGTERM and Ctrl-C as requests: finish the batch in hand, save, and only then go."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+#: The signals that are taken, and the handler that each must have for that: a program's own is left alone.
+_STOCK: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+
+
+class Requests:
+    """Between `watch` and `unwatch` the first signal only sets `asked`; the second acts as ever.
+
+    An interrupt in the middle of an optimizer's update would leave, and save, a state that is half of one step and half
+    of the next, and one in the middle of a queue's or a lock's own code can leave it locked. Between two batches it can
+    do neither. Outside of the main thread nothing is taken.
+    """
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._watching: list[int] = []
+
+    def watch(self) -> None:
+        """Begin to take the signals as requests."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, stock in _STOCK.items():
+            if signal.getsignal(number) is stock:
+                signal.signal(number, self._take)
+                self._watching.append(number)
+
+    def unwatch(self) -> None:
+        """The signals act as ever again, unless the program has set a handler of its own since."""
+        for number in self._watching:
+            if signal.getsignal(number) == self._take:
+                signal.signal(number, _STOCK[number])
+        self._watching = []
+
+    def obey(self) -> None:
+        """End the process by the signal that was asked for, so that whoever sent it sees it; 143 in a shell."""
+        if self.asked is not None:
+            self.unwatch()
+            os.kill(os.getpid(), self.asked)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        stock: Callable[[int, FrameType | None], Any] | Any = _STOCK[number]
+        if self.asked is not None:
+            self.unwatch()
+            if callable(stock):
+                stock(number, frame)
+            os.kill(os.getpid(), number)
+        self.asked = number
+        # Neither print() nor logging may be entered twice by one thread, which is where a handler runs.
+        name = signal.Signals(number).name
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n > gatekeeper: {name}: leaving after this batch; once more to leave at once\n".encode())
