@@ -626,6 +626,24 @@ def test_a_full_disk_first_prunes_what_retention_would_keep(disk):
     assert disk.run.names() == ["checkpoint_2.pth", "checkpoint_3.pth"]
 
 
+def test_room_for_two_checkpoints_and_the_best_is_enough_for_one_best_after_the_other(tmp_path, monkeypatch):
+    """The checkpoint goes first, and what it replaces makes room for the weights."""
+    run = Run(tmp_path / "run", ["latest:1", "best:1"], asynchronous=False)
+    run.evaluate(1, 3.0)
+    (full, weights) = ((run.folder / name).stat().st_size for name in ("checkpoint_1.pth", "best_model_1.pth"))
+    capacity = 2 * full + weights + 100
+
+    def free(folder):
+        return capacity - sum(run_files(folder).values()) + RESERVE_BYTES
+
+    monkeypatch.setattr(keeper_module, "make_room", partial(make_room, free=free))
+    for step, value in ((2, 2.0), (3, 1.0), (4, 9.0)):
+        run.evaluate(step, value)
+    run.latest(5)
+    assert run.codes() == []
+    assert run.names() == [BEST_NAME, "best_model_3.pth", "checkpoint_5.pth"]
+
+
 def test_then_weights_are_saved_alone_and_go_when_a_resumable_file_follows(disk):
     disk.capacity = round(1.7 * disk.full)
     disk.run.port.fill(7.0)

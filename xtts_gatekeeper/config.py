@@ -122,6 +122,8 @@ class CheckpointsConfig(Section):
             raise UserError(
                 f"checkpoints.full_disk_pause_minutes is {self.full_disk_pause_minutes}; give a number from 0 on."
             )
+        if self.remote and not self.prune:
+            raise UserError("checkpoints.remote copies the files that we write: it needs checkpoints.prune.")
 
 
 @dataclass

@@ -62,6 +62,7 @@ def gatekeep(
         check_trainer_paths(sys.argv[1:])
         trainer_port.check_rank()
     trainer_port.unique_run_folders()
+    trainer_port.config_in_one_step()
     return merge(own, Gatekeeper(section, from_config=gatekeeper is None).callbacks())
 
 

@@ -14,12 +14,14 @@ import platform
 import random
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from xtts_gatekeeper.checkpoints.weights import XTTS_DVAE
+from xtts_gatekeeper.checkpoints.writer import sync_file
 from xtts_gatekeeper.errors import UserError
 
 # `trainer` and torch are imported inside functions: gatekeep() may run before the recipe imports them.
@@ -421,6 +423,31 @@ def unique_run_folders() -> None:
 
     claim.claims_folder = True  # type: ignore[attr-defined]
     module.get_experiment_folder_path = claim
+
+
+def config_in_one_step() -> None:
+    """Let the Trainer replace a run's config.json in one step.
+
+    It writes it anew at every start, and a kill meanwhile leaves an empty one: the run cannot be continued then.
+    """
+    import trainer.trainer as module
+
+    stock = module.copy_model_files
+    if getattr(stock, "in_one_step", False):
+        return
+
+    def copy(config: Any, out_path: Any, new_fields: Any) -> None:
+        old = Path(out_path) / "config.json"
+        if "://" in str(out_path) or not old.is_file():
+            stock(config, out_path, new_fields)
+            return
+        with tempfile.TemporaryDirectory(prefix=".starting-", dir=out_path) as folder:
+            stock(config, folder, new_fields)
+            sync_file(Path(folder) / old.name)
+            (Path(folder) / old.name).replace(old)
+
+    copy.in_one_step = True  # type: ignore[attr-defined]
+    module.copy_model_files = copy
 
 
 def _is_distributed(environ: Mapping[str, str] = os.environ) -> bool:

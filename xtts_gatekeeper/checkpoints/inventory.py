@@ -83,11 +83,7 @@ def found_in(run: Path, record: RunRecord) -> list[Candidate]:
     """As `candidates`, with files of other runs among them."""
     measured = _Measurements(record)
     if record.source == "journal":
-        found = [_journaled(file, measured) for file in _in_order(record) if _is_there(run, file)]
-        known = {file.path for file in record.files}
-        began = _began(record)
-        orphans = [p for p in numbered_files(run) if p.name not in known and p.stat().st_mtime >= began]
-        return found + [file for path in orphans if (file := _stock(path, measured)) is not None]
+        return _with_unlisted(run, record, measured)
     measured.claim(path.name for path in numbered_files(run))
     stock = [file for path in numbered_files(run) if (file := _stock(path, measured)) is not None]
     lone = _lone_best(run, measured)
@@ -96,6 +92,21 @@ def found_in(run: Path, record: RunRecord) -> list[Candidate]:
         stock.append(lone)
         place[BEST_NAME] = place.get(f"best_model_{lone.number}.pth", -1)
     return sorted(stock, key=lambda file: (place.get(file.path, -1), file.number or 0))
+
+
+def _with_unlisted(run: Path, record: RunRecord, measured: _Measurements) -> list[Candidate]:
+    """The files that the journal lists, and those of the run that it does not list, by the time of their writing."""
+    listed = [file for file in _in_order(record) if _is_there(run, file)]
+    found = [(file.mtime_ns, _journaled(file, measured)) for file in listed]
+    known = {file.path for file in record.files}
+    began = _began(record)
+    unlisted = [p for p in numbered_files(run) if p.name not in known and p.stat().st_mtime >= began]
+    for path in sorted(unlisted, key=lambda p: p.stat().st_mtime_ns):
+        if (file := _stock(path, measured)) is not None:
+            written = path.stat().st_mtime_ns
+            position = next((i for i, (time, _) in enumerate(found) if time > written), len(found))
+            found.insert(position, (written, file))
+    return [file for _, file in found]
 
 
 def left_out(run: Path, record: RunRecord, found: Collection[str]) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from xtts_gatekeeper.checkpoints.adoption import unrecorded_files, unrecorded_renames
 from xtts_gatekeeper.checkpoints.disk import Forecast, forecast
-from xtts_gatekeeper.checkpoints.inventory import BEST_NAME, candidates, is_plain
+from xtts_gatekeeper.checkpoints.inventory import BEST_NAME, NUMBERED, candidates, is_plain
 from xtts_gatekeeper.checkpoints.names import name_best, parking
 from xtts_gatekeeper.checkpoints.removal import delete
 from xtts_gatekeeper.checkpoints.retention import Candidate, Policy, best_candidate, retain
@@ -243,7 +243,9 @@ class CheckpointKeeper:
     def _room(self, files: list[_File], state: Mapping[str, Any], patient: bool) -> Room:
         """Where there is no room for the files, first prune, then be content with weights, then wait, then stop."""
         weights = state_bytes(weights_only(state, self.port.reloaded_weights))
-        needed = sum(state_bytes(state) if file.resumable else weights for file in files)
+        needed = state_bytes(state) if files[0].resumable else weights
+        if len(files) > 1:  # what the first file lets go of makes room for the second
+            needed = max(needed, needed + weights - self._freed_by_checkpoint(needed))
 
         def prune(short_of: int) -> None:
             present = sum(file.bytes for file in self._files(self.seen()))
@@ -257,6 +259,17 @@ class CheckpointKeeper:
             report=lambda code, message: self._incident(code, message),
             pause_seconds=self.saving.pause_seconds if patient else None,
         )
+
+    def _freed_by_checkpoint(self, size: int) -> int:
+        """Bytes that retention lets go of once there is a checkpoint of the evaluation just made."""
+        record = self.seen()
+        metric = self._metric(record)
+        evaluation = record.evaluations[-1]
+        metrics = self._metrics(evaluation.metrics, metric)
+        new = Candidate("", evaluation.step, bytes=size, metrics=metrics, segment=evaluation.eval_set)
+        files = self._files(record)
+        drop = retain([*files, new], self.saving.policy, metric, self.saving.budget).drop
+        return sum(file.bytes for file in files if file.path in drop)
 
     def _write(self, files: list[_File], state: Mapping[str, Any], moment: _Moment) -> None:
         """Write the files one after the other, each with its journal line and the pruning that it allows."""
@@ -374,7 +387,10 @@ class CheckpointKeeper:
             source, target = self.port.run_folder / old, self.port.run_folder / new
             if target.exists() or target.is_symlink():  # of another stretch: a rename would replace it
                 continue
+            alias = self.port.run_folder / BEST_NAME
             try:
+                if not NUMBERED.fullmatch(new) and is_plain(alias) and alias.samefile(source):
+                    alias.unlink()  # stock code reads the step in it
                 source.rename(target)
             except OSError as error:
                 self._once("park_failed", f"{old} could not be renamed: {error}", old)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xtts_gatekeeper.checkpoints.contents import Contents, Unreadable, peek
-from xtts_gatekeeper.checkpoints.integrity import damage, scan
+from xtts_gatekeeper.checkpoints.contents import Unreadable, peek
+from xtts_gatekeeper.checkpoints.integrity import damage
 from xtts_gatekeeper.checkpoints.inventory import (
     BEST_NAME,
     PARKED,
@@ -21,12 +21,12 @@ from xtts_gatekeeper.checkpoints.inventory import (
     is_plain,
     left_out,
     number_in,
-    of_another_run,
     run_files,
     run_settings,
 )
 from xtts_gatekeeper.checkpoints.lock import held, writer_of
 from xtts_gatekeeper.checkpoints.names import name_best, parking
+from xtts_gatekeeper.checkpoints.ownership import Owner
 from xtts_gatekeeper.checkpoints.removal import delete, refusal
 from xtts_gatekeeper.checkpoints.resume import metric_of_best, objective_of, problem, record_of, rename
 from xtts_gatekeeper.checkpoints.retention import (
@@ -39,8 +39,8 @@ from xtts_gatekeeper.checkpoints.retention import (
     retain,
     split_terms,
 )
-from xtts_gatekeeper.checkpoints.weights import XTTS_DVAE, weights_only
-from xtts_gatekeeper.checkpoints.writer import PARTIAL, write_verified
+from xtts_gatekeeper.checkpoints.weights import extract_weights, weights_bytes
+from xtts_gatekeeper.checkpoints.writer import PARTIAL
 from xtts_gatekeeper.errors import UserError, nearest
 from xtts_gatekeeper.record import Checkpoint, Journal, RunRecord, journal_path
 from xtts_gatekeeper.record.events import Pruned
@@ -84,7 +84,7 @@ class PrunePlan:
     @property
     def bytes_freed(self) -> int:
         """Bytes that the disk gets back, those of weights files still to be written taken off, about."""
-        written = sum(_weights_bytes(self.run / move.path) for move in self.shrink.values())
+        written = sum(weights_bytes(self.run / move.path) for move in self.shrink.values())
         return sum(move.bytes for move in self.drop) - written
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def plan(run: Path, policy: Policy, objective: str, budget: int | None = None, *
     """
     _check_run(run)
     record = record_of(run)
-    owner = _Owner(run, record)
+    owner = Owner(run, record)
     found = found_in(run, record)
     foreign = {file.path: why for file in found if (why := owner.foreign(file)) is not None}
     files = [file for file in found if file.path not in foreign]
@@ -189,7 +189,7 @@ def execute(planned: PrunePlan) -> tuple[list[str], int, dict[str, str]]:
     going = [move.path for move in planned.drop]
     before = _bytes(run)
     for name, move in planned.shrink.items():
-        digest = _shrink(run, move.path, name)
+        digest = extract_weights(run / move.path, run / name)
         if journal is not None:
             journal.append(_weights_event(run, name, move.path, planned, digest))
     best = next((name for name, move in planned.shrink.items() if move.path == planned.best), planned.best)
@@ -224,7 +224,7 @@ def _bytes(run: Path) -> int:
 def _park(planned: PrunePlan, gone: Collection[str]) -> dict[str, str]:
     """Rename bests of weights alone as stock code needs it."""
     record = record_of(planned.run)
-    owner = _Owner(planned.run, record)
+    owner = Owner(planned.run, record)
     files = [f for f in candidates(planned.run, record) if f.path not in gone and owner.foreign(f) is None]
     return rename(planned.run, parking(files))
 
@@ -338,34 +338,7 @@ def _left_behind(run: Path) -> list[Move]:
     ]
 
 
-class _Owner:
-    """Whether a file is this run's own: by its journal, else by its log and by the settings inside the file."""
-
-    def __init__(self, run: Path, record: RunRecord) -> None:
-        self.run = run
-        self.record = record
-        self._journal = {file.path: file for file in record.files} if record.source == "journal" else {}
-        self._logged = {file.path for file in record.checkpoints} if record.source == "console" else None
-        self._settings = run_settings(run)
-
-    def foreign(self, file: Candidate) -> str | None:
-        """Why the file cannot be shown to be this run's; None when it can."""
-        listed = self._journal.get(file.path)
-        if listed is not None:
-            path = self.run / file.path
-            if path.stat().st_mtime_ns == listed.mtime_ns or (listed.digest and scan(path).digest == listed.digest):
-                return None
-            return "it is not the file that the journal lists under this name"
-        names = {file.path} if file.resumable else {file.path, f"checkpoint_{file.number}.pth"}
-        names |= {f"best_model_{file.number}.pth"} if file.path in (BEST_NAME, f"best_{file.number}.pth") else set()
-        if self._logged is not None and not self._logged & names:
-            return "the run's log does not say that it wrote it"
-        if file.origin is None or "output_path" not in self._settings:
-            return "there are no settings, in it or in config.json, to tell whose file it is"
-        return of_another_run(file, self._settings)
-
-
-def _second_copy(run: Path, best: Candidate | None, kept_as: str | None, owner: _Owner) -> list[Move]:
+def _second_copy(run: Path, best: Candidate | None, kept_as: str | None, owner: Owner) -> list[Move]:
     """The stock `best_model.pth` is a second full copy of what was the best; a link to the best takes its place."""
     path = run / BEST_NAME
     if best is None or best.path == BEST_NAME or not is_plain(path) or _links_are_unsafe(run, owner.record):
@@ -403,28 +376,6 @@ def _to_shrink(
             if free is not None:
                 found[free] = _move(file, f"{kept[file.path]}: its weights are enough")
     return found
-
-
-def _shrink(run: Path, source: str, name: str) -> str | None:
-    """Write the weights of a file under another name; returns the digest of that."""
-    import torch
-
-    state = torch.load(run / source, map_location="cpu", mmap=True, weights_only=True)
-    content = weights_only(state, _reloaded(peek(run / source)))
-    return write_verified(run / name, lambda path: torch.save(content, path)).digest
-
-
-def _reloaded(contents: Contents) -> tuple[str, ...]:
-    """See `TrainerPort.reloaded_weights`; here by what the file itself says."""
-    args = contents.config.get("model_args")
-    is_xtts = any(name.startswith("xtts.") for name in contents.model)
-    return XTTS_DVAE if is_xtts and isinstance(args, Mapping) and args.get("dvae_checkpoint") else ()
-
-
-def _weights_bytes(path: Path) -> int:
-    contents = peek(path)
-    left_out = _reloaded(contents)
-    return sum(t.bytes for name, t in contents.model.items() if not (left_out and name.startswith(left_out)))
 
 
 def _weights_event(run: Path, name: str, source: str, planned: PrunePlan, digest: str | None) -> Checkpoint:

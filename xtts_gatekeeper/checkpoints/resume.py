@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -164,7 +165,8 @@ def quarantine(run: Path, broken: Sequence[str], reason: str) -> dict[str, str]:
         moved[name] = target.relative_to(run).as_posix()
     if moved:
         sync_folder(run)
-        _journal(run, [(old, new, reason) for old, new in moved.items()], "quarantined")
+        with contextlib.suppress(OSError):  # on record or not, they are aside
+            _journal(run, [(old, new, reason) for old, new in moved.items()], "quarantined")
     return moved
 
 
@@ -174,13 +176,17 @@ def rename(run: Path, renames: Iterable[tuple[str, str, str]]) -> dict[str, str]
     for old, new, why in renames:
         try:
             if not os.path.lexists(run / new):
+                alias = run / BEST_NAME
+                if not NUMBERED.fullmatch(new) and is_plain(alias) and alias.samefile(run / old):
+                    alias.unlink()  # stock code reads the step in it
                 (run / old).rename(run / new)
                 done.append((old, new, why))
         except OSError:
             continue
     if done:
         sync_folder(run)
-        _journal(run, done)
+        with contextlib.suppress(OSError):
+            _journal(run, done)
     return {old: new for old, new, _ in done}
 
 
@@ -214,9 +220,8 @@ def resume_document(run: Path, *, dry_run: bool) -> dict[str, Any]:
     renamed: dict[str, str] = {}
     if choice.file is not None and not (dry_run or in_use):
         with held(run):
+            renamed = _park(run, choice.broken)
             moved = quarantine(run, choice.broken, choice.why)
-            files = candidates(run, record_of(run))
-            renamed = rename(run, [move for move in parking(files) if NUMBERED.fullmatch(move[0])])
     return {
         "run": str(run),
         **choice.to_dict(),
@@ -236,8 +241,15 @@ def resumable_or_refuse(run: Path) -> Path:
     choice = choose(run)
     if choice.file is None:
         raise UserError(f"{run} cannot be resumed: {choice.why}.")
+    _park(run, choice.broken)
     quarantine(run, choice.broken, choice.why)
     return choice.file
+
+
+def _park(run: Path, broken: Sequence[str]) -> dict[str, str]:
+    """First the names: whenever this is killed, what stock code would choose is no file of weights alone."""
+    files = [file for file in candidates(run, record_of(run)) if file.path not in broken]
+    return rename(run, [move for move in parking(files) if NUMBERED.fullmatch(move[0])])
 
 
 def resume_file(path: Path, which: Which = "best") -> Path:

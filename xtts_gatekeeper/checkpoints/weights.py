@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from xtts_gatekeeper.checkpoints.contents import Contents, peek
+from xtts_gatekeeper.checkpoints.writer import write_verified
 
 #: Parts of a saved state that only serve to go on with the training.
 _TRAINING = ("optimizer", "scheduler", "scaler")
@@ -29,3 +33,33 @@ def weights_only(state: Mapping[str, Any], reloaded: Sequence[str] = ()) -> dict
             del model[name]
     kept["model"] = model
     return kept
+
+
+def weights_bytes(path: Path) -> int:
+    """Bytes of the weights in a file, those left out that the model reads from another file."""
+    contents = peek(path)
+    left_out = _reloaded(contents)
+    return sum(t.bytes for name, t in contents.model.items() if not (left_out and name.startswith(left_out)))
+
+
+def extract_weights(source: Path, target: Path) -> str | None:
+    """Write the weights of a full file as a file of their own; needs torch.
+
+    Returns:
+        The digest of the new file.
+
+    Raises:
+        OSError: it could not be written, or does not read back.
+    """
+    import torch
+
+    state = torch.load(source, map_location="cpu", mmap=True, weights_only=True)
+    content = weights_only(state, _reloaded(peek(source)))
+    return write_verified(target, lambda path: torch.save(content, path)).digest
+
+
+def _reloaded(contents: Contents) -> tuple[str, ...]:
+    """See `TrainerPort.reloaded_weights`; here by what the file itself says."""
+    args = contents.config.get("model_args")
+    is_xtts = any(name.startswith("xtts.") for name in contents.model)
+    return XTTS_DVAE if is_xtts and isinstance(args, Mapping) and args.get("dvae_checkpoint") else ()
