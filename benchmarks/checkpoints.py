@@ -30,6 +30,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
 KINDS = {"stock save_n=1": 1, "stock default 5": 5, "ours": 5}
 #: Bytes of a checkpoint and of its weights without the DVAE.
 TOY = (327_000_000, 40_000_000)

@@ -35,7 +35,7 @@ class Port:
         self.run_folder = folder
         self.step = self.epoch = 0
         self.in_step = False
-        self.config = SimpleNamespace(save_best_after=0, save_all_best=False)
+        self.config = SimpleNamespace(save_best_after=0, save_all_best=False, run_eval=True)
         self.lines = []
         self.model = torch.nn.ModuleDict({"layer": torch.nn.Linear(64, 64), "dvae": torch.nn.Linear(8, 8)})
         self.optimizer = torch.optim.AdamW(self.model["layer"].parameters())
@@ -230,7 +230,61 @@ def test_an_evaluation_with_values_that_are_not_finite_makes_no_best(run):
     run.journal.append(evaluated(0, 1.0, step=1, nonfinite_batches=1))
     run.keeper.save_best()
     run.keeper.flush()
-    assert run.names() == []
+    assert run.names() == ["checkpoint_1.pth"]  # the first state all the same: a crash would delete an empty run
+
+
+@pytest.mark.parametrize("run_eval", [True, False])
+def test_epochs_without_an_evaluation_leave_what_to_go_on_from(run, run_eval):
+    run.port.config.run_eval = run_eval
+    for step in (5, 9):
+        run.port.step = step
+        run.keeper.save_best()
+        run.keeper.flush()
+        run.port.epoch += 1
+    assert run.names() == [f"checkpoint_{5 if run_eval else 9}.pth"]
+    assert run.load(run.names()[0])["epoch"] == (1 if run_eval else 2)  # the next one
+
+
+def test_an_evaluation_that_logs_nothing_changes_nothing_about_the_best(run):
+    run.evaluate(1, **{"eval.mel_ce": 3.00, "eval.loss": 3.03})
+    run.evaluate(2, **{"eval.mel_ce": 3.01, "eval.loss": 3.02})
+    run.port.step = 3
+    run.journal.append(evaluated(0, step=3, metrics={}))
+    run.keeper.save_best()
+    run.latest(4)
+    assert run.names() == [BEST_NAME, "best_model_1.pth", "checkpoint_4.pth"]
+    assert run.best_is("best_model_1.pth")
+
+
+def test_a_term_with_a_metric_that_the_run_does_not_log_is_said(tmp_path):
+    run = Run(tmp_path, ["latest:1", "best:1:eval.mle_ce"])
+    run.evaluate(1, 3.0)
+    assert run.codes() == ["unknown_metric"]
+
+
+def test_what_must_stay_beyond_the_budget_is_said_once(tmp_path):
+    run = Run(tmp_path, DEFAULT, budget=1)
+    run.evaluate(1, 3.0)
+    run.evaluate(2, 2.0)
+    assert run.codes() == ["over_budget"]
+
+
+def test_a_run_that_was_copied_without_its_times_is_pruned_all_the_same(run):
+    import os
+
+    run.evaluate(1, 3.0)
+    for path in run.folder.glob("*.pth"):
+        os.utime(path, (1, 1))
+    run.evaluate(2, 2.0)
+    assert run.names() == [BEST_NAME, "best_model_2.pth", "checkpoint_2.pth"]
+
+
+def test_a_half_loaded_file_of_somebody_else_stays(run):
+    (run.folder / "base_download.pth.partial").write_bytes(b"half")
+    (run.folder / "checkpoint_1.pth.partial").write_bytes(b"half")
+    run.keeper.begin()
+    assert "base_download.pth.partial" in run.names()
+    assert "checkpoint_1.pth.partial" not in run.names()
 
 
 def test_an_evaluation_of_other_weights_makes_no_best(run):
@@ -238,7 +292,7 @@ def test_an_evaluation_of_other_weights_makes_no_best(run):
     run.port.step = 2
     run.keeper.save_best()
     run.keeper.flush()
-    assert run.names() == []
+    assert run.names() == ["checkpoint_2.pth"]
 
 
 def test_nothing_is_best_before_the_step_that_the_user_named(run):
@@ -253,8 +307,8 @@ def test_all_best_files_stay_for_who_asked_for_them(run):
     run.port.config.save_all_best = True
     for step, value in enumerate([3.0, 2.0, 2.5, 1.0], 1):
         run.evaluate(step, value)
-    assert run.names() == [BEST_NAME, *(f"best_model_{n}.pth" for n in (1, 2, 4)), "checkpoint_4.pth"]
-    assert run.best_is("best_model_4.pth")
+    # Without the second name: stock code that goes on here would copy its next best over it, into the older file.
+    assert run.names() == [*(f"best_model_{n}.pth" for n in (1, 2, 4)), "checkpoint_4.pth"]
 
 
 def test_a_file_at_which_a_gate_was_decided_stays_resumable(tmp_path):
@@ -688,6 +742,14 @@ def test_then_it_stops_and_the_last_resumable_file_stays(disk):
         disk.run.latest(3)
     assert disk.slept == 60
     assert disk.run.names() == ["checkpoint_2.pth"]
+
+
+def test_who_wants_to_leave_is_not_kept_waiting(disk):
+    disk.capacity = disk.full
+    disk.run.keeper.hurry = lambda: disk.slept > 2
+    disk.run.latest(3)
+    assert 2 < disk.slept < 5
+    assert disk.run.codes() == ["disk_full", "disk_full"]
 
 
 def test_when_training_is_over_nobody_waits_for_room(disk):

@@ -254,7 +254,7 @@ def prune(
 @_JSON
 @click.pass_context
 def resume(context: click.Context, run: str, dry_run: bool, to: Path | None, as_json: bool) -> None:
-    """Say from which file of RUN training should go on, and why; put broken newer ones aside.
+    """Say from which file of RUN training should go on, and why; put broken ones aside.
 
     The file is the newest resumable one that is whole, read to its last byte. Broken ones are renamed, into
     RUN/gatekeeper/quarantine, and kept. Recipes do the same on --continue_path RUN. A remote RUN (s3://bucket/runs/NAME)

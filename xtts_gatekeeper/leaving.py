@@ -46,15 +46,25 @@ class Leaving:
         self.mirror = mirror
         #: Whether an epoch is being trained, as against evaluated or between two.
         self.in_training = False
+        #: The last epoch that was trained to its end.
+        self.trained_epoch: int | None = None
         self._first_step = port.step
         self._requests = Requests()
         self._refusal: UserError | None = None
         self._in_fit = False
 
+    @property
+    def next_epoch(self) -> int:
+        """The epoch at which a resume from now goes on: the next one after a whole one, else this one again."""
+        whole = self.trained_epoch == self.port.epoch and not self.in_training
+        return self.port.epoch + (1 if whole else 0)
+
     def install(self) -> None:
         """Wrap the two methods."""
         self.port.wrap("fit", self._around_fit)
         self.port.wrap("_fit", self._around_inner_fit)
+        if self.keeper is not None:
+            self.keeper.hurry = lambda: self._requests.asked is not None
 
     def if_asked(self) -> None:
         """Leave, when SIGTERM or Ctrl-C has asked for it; to be called between two batches."""
@@ -124,8 +134,7 @@ class Leaving:
         """Save the state in which training is left, then say that it is over."""
         if self.keeper is not None and self._trained:
             with self.recorder.softly("final_checkpoint"):
-                # After a whole epoch a resume goes on with the next one.
-                self.keeper.save_latest(self.port.epoch + (0 if self.in_training else 1), patient=False)
+                self.keeper.save_latest(self.next_epoch, patient=False)
             self._flush()
         elif how == "stopped" and self._trained:
             with self.recorder.softly("final_checkpoint"):
@@ -138,10 +147,11 @@ class Leaving:
             self.keeper.flush()
 
     def _close_mirror(self) -> None:
-        if self.mirror is not None:
-            self.mirror.request()
-            self.port.log(f"finishing the copy at {self.mirror.url}")
-            self.mirror.close()
+        mirror, self.mirror = self.mirror, None  # waited for once
+        if mirror is not None:
+            mirror.request()
+            self.port.log(f"finishing the copy at {mirror.url}")
+            mirror.close()
 
     def _end(self, how: str, message: str = "") -> None:
         self.recorder.record(End(step=self.port.step, epoch=self.port.epoch, how=how, message=message))

@@ -126,8 +126,10 @@ class Gatekeeper:
             return
         try:
             if port.continued and not self.section.watch_only:
-                lock.refuse_if_written(port.run_folder)
-                port.resume_from(resumable_or_refuse(port.run_folder))
+                if not trainer_port.is_distributed():  # the processes of one run have its log open
+                    lock.refuse_if_written(port.run_folder)
+                if port.is_main:
+                    port.resume_from(resumable_or_refuse(port.run_folder))
             else:
                 resume_file(Path(port.resumed_from))
         except UserError as error:
@@ -269,6 +271,7 @@ class Gatekeeper:
         if not self.active:
             return
         self.leaving.in_training = False
+        self.leaving.trained_epoch = self.port.epoch
         with self.recorder.softly("train_epoch"):
             meter = self._train_meter
             device, used = self.port.memory()
@@ -371,7 +374,7 @@ class Gatekeeper:
     def _save_latest(self) -> None:
         if self.keeper is not None:
             with self.recorder.softly("save_checkpoint"):
-                self.keeper.save_latest()
+                self.keeper.save_latest(self.leaving.next_epoch)
 
     def _save_best(self) -> None:
         if self.keeper is not None:

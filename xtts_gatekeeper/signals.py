@@ -46,7 +46,7 @@ class Requests:
         """End the process by the signal that was asked for, so that whoever sent it sees it; 143 in a shell."""
         if self.asked is not None:
             self.unwatch()
-            os.kill(os.getpid(), self.asked)
+            signal.raise_signal(signal.Signals(self.asked))  # os.kill() ends a process of Windows at once
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         stock: Callable[[int, FrameType | None], Any] | Any = _STOCK[number]
@@ -54,7 +54,7 @@ class Requests:
             self.unwatch()
             if callable(stock):
                 stock(number, frame)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(signal.Signals(number))
         self.asked = number
         # Neither print() nor logging may be entered twice by one thread, which is where a handler runs.
         name = signal.Signals(number).name

@@ -404,7 +404,7 @@ def unique_run_folders() -> None:
     import trainer.trainer as module
 
     stock = module.get_experiment_folder_path
-    if getattr(stock, "claims_folder", False) or _is_distributed():
+    if getattr(stock, "claims_folder", False) or is_distributed():
         return
 
     def claim(*args: Any, **kwargs: Any) -> Path:
@@ -450,7 +450,7 @@ def config_in_one_step() -> None:
     module.copy_model_files = copy
 
 
-def _is_distributed(environ: Mapping[str, str] = os.environ) -> bool:
+def is_distributed(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether several processes share this run: then they must agree on the stock name."""
     return int(environ.get("WORLD_SIZE") or 1) > 1 or any(a.startswith("--use_ddp") for a in sys.argv)
 
@@ -463,7 +463,7 @@ def check_rank(environ: Mapping[str, str] = os.environ) -> None:
     """
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # in the Trainer's order
     name = next((name for name in names if environ.get(name)), None)
-    if name is not None and environ[name] != "0" and not _is_distributed(environ):
+    if name is not None and environ[name] != "0" and not is_distributed(environ):
         raise UserError(
             f"{name}={environ[name]} is set and this process trains alone: the Trainer would save nothing; unset it."
         )

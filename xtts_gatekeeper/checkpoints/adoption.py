@@ -34,7 +34,8 @@ def unrecorded_files(run: Path, record: RunRecord, epoch: int) -> Iterator[Check
     known = {file.path for file in record.files}
     evaluated = {evaluation.step for evaluation in record.evaluations}
     for file in candidates(run, record):
-        if file.path not in known:
+        # We write a best as weights alone: a full one that is not on record is stock code's, and stays as it is.
+        if file.path not in known and not (file.resumable and file.path.startswith("best_")):
             # A checkpoint saved inside a step holds one more than its number; one beside an evaluation does not.
             step = file.number if file.number in evaluated and file.number is not None else file.step
             yield from _if_whole(run, file.path, "latest" if file.resumable else "best", step, epoch)

@@ -13,6 +13,7 @@ from typing import Any
 
 from xtts_gatekeeper.checkpoints.contents import Contents, peek
 from xtts_gatekeeper.checkpoints.retention import Candidate
+from xtts_gatekeeper.checkpoints.writer import PARTIAL
 from xtts_gatekeeper.record import Checkpoint, Evaluation, RunRecord, Start
 from xtts_gatekeeper.record.events import Renamed, SampleScore, VerdictEvent
 
@@ -23,6 +24,8 @@ SPARE = re.compile(r"weights_([0-9]{1,15})\.pth", re.ASCII)
 PARKED = re.compile(r"best_([0-9]{1,15})\.pth", re.ASCII)
 #: The name under which stock tools look for the best model: a hard link here, where the Trainer makes a second copy.
 BEST_NAME = "best_model.pth"
+#: The metric of the best where a model does not log the objective: the Trainer's own target loss, taken exactly.
+TARGET_LOSS = "target loss"
 #: Settings by which runs are told apart.
 _ORIGIN = ("run_name", "output_path")
 
@@ -39,6 +42,12 @@ def steps_in(name: str) -> int:
     Saved inside a step, a checkpoint_N holds the update of step N, too; a best model never is.
     """
     return (number_in(name) or 0) + name.startswith("checkpoint")
+
+
+def left_behind(run: Path) -> list[str]:
+    """What our writer had half written when its process was killed; no `.partial` file of any other name."""
+    names = (path.name.removesuffix(PARTIAL) for path in run.glob(f"*.pth{PARTIAL}") if is_plain(path))
+    return sorted(name + PARTIAL for name in names if name == BEST_NAME or number_in(name) is not None)
 
 
 def is_plain(path: Path) -> bool:

@@ -14,22 +14,21 @@ from typing import Any
 
 from xtts_gatekeeper.checkpoints.adoption import unrecorded_files, unrecorded_renames
 from xtts_gatekeeper.checkpoints.disk import Forecast, forecast
-from xtts_gatekeeper.checkpoints.inventory import BEST_NAME, NUMBERED, candidates, is_plain
-from xtts_gatekeeper.checkpoints.names import name_best, parking
+from xtts_gatekeeper.checkpoints.inventory import BEST_NAME, TARGET_LOSS, candidates, left_behind
+from xtts_gatekeeper.checkpoints.names import give_name, name_best, parking
+from xtts_gatekeeper.checkpoints.ownership import as_written
 from xtts_gatekeeper.checkpoints.removal import delete
-from xtts_gatekeeper.checkpoints.retention import Candidate, Policy, best_candidate, retain
+from xtts_gatekeeper.checkpoints.retention import Candidate, Policy, best_candidate, named_metrics, retain
 from xtts_gatekeeper.checkpoints.room import Room, make_room, memory_allows
-from xtts_gatekeeper.checkpoints.snapshot import HostCopy, difference, not_finite, state_bytes
+from xtts_gatekeeper.checkpoints.snapshot import HostCopy, area_bytes, difference, not_finite, state_bytes
 from xtts_gatekeeper.checkpoints.weights import weights_only
 from xtts_gatekeeper.checkpoints.writer import BackgroundWriter, write_verified
+from xtts_gatekeeper.errors import nearest
 from xtts_gatekeeper.record import Checkpoint, RunRecord
 from xtts_gatekeeper.record.events import Event, Incident, Pruned, Renamed, VerdictEvent
 from xtts_gatekeeper.trainer_port import TrainerPort
 
 __all__ = ["BEST_NAME", "CheckpointKeeper", "Saving"]
-
-#: The metric of the best where a model does not log the objective: the Trainer's own target loss, taken exactly.
-TARGET_LOSS = "target loss"
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,8 @@ class CheckpointKeeper:
         self.seen = seen
         self.saving = saving
         self.after_change = after_change or (lambda: None)
+        #: Whether somebody wants the training to end: then nothing waits for room on the disk.
+        self.hurry: Callable[[], bool] = lambda: False
         self._writer = BackgroundWriter()
         self._host = HostCopy()
         self._preparing: threading.Thread | None = None
@@ -113,7 +114,9 @@ class CheckpointKeeper:
         full = state_bytes(state) + self.port.optimizer_bytes_to_come()
         weights = state_bytes(weights_only(state, self.port.reloaded_weights))
         self._state_bytes = full
-        present = sum(file.bytes for file in self._files(self.seen()))
+        folder = self.port.run_folder
+        present = sum(file.bytes for file in candidates(folder, self.seen()))
+        present += sum((folder / name).stat().st_size for name in left_behind(folder))
         return forecast(
             checkpoint=full,
             weights=weights,
@@ -121,21 +124,20 @@ class CheckpointKeeper:
             steps=steps,
             gates=gates,
             present=present,
-            folder=self.port.run_folder,
+            folder=folder,
             budget=self.saving.budget,
         )
 
     def begin(self) -> None:
         """Clear away what a killed process left half-written, and have memory for the first copy touched."""
-        left = [path.name for path in self.port.run_folder.glob("*.pth.partial") if is_plain(path)]
-        delete(self.port.run_folder, left)
+        delete(self.port.run_folder, left_behind(self.port.run_folder))
         for old, new in unrecorded_renames(self.port.run_folder, self.seen()):
             self._renamed(old, new, "a killed process had renamed it")
         for file in unrecorded_files(self.port.run_folder, self.seen(), self.port.epoch):
             self.record(file)
         self.prune()
         size = self._state_bytes + (16 << 20)  # gaps between the storages
-        if self.saving.asynchronous and memory_allows(size):
+        if self.saving.asynchronous and memory_allows(area_bytes(size, pinned=self.port.on_gpu)):
             self._preparing = threading.Thread(
                 target=self._prepare, args=(size,), name="gatekeeper-memory", daemon=True
             )
@@ -163,8 +165,14 @@ class CheckpointKeeper:
         self._writer.wait()  # what is in flight may be the best until now
         record = self.seen()
         evaluation = record.evaluations[-1] if record.evaluations else None
-        if evaluation is None or evaluation.step != self.port.step or evaluation.nonfinite_batches:
+        usable = evaluation is not None and evaluation.metrics and not evaluation.nonfinite_batches
+        if evaluation is None or evaluation.step != self.port.step or not usable:
+            # No best, but the stock Trainer leaves a state after an epoch, and deletes a crashed run that has none.
+            if not self.port.config.run_eval or not any(file.resumable for file in self._files(record)):
+                mid_epoch = evaluation is not None and evaluation.step == self.port.step and evaluation.mid_epoch
+                self.save_latest(self.port.epoch + (0 if mid_epoch else 1))
             return
+        self._check_metrics(record)
         metric = self._metric(record)
         metrics = self._metrics(evaluation.metrics, metric)
         now = Candidate("", evaluation.step, resumable=False, metrics=metrics, segment=evaluation.eval_set)
@@ -182,6 +190,11 @@ class CheckpointKeeper:
             name = f"best_model_{evaluation.step}.pth"
             wanted.append(_File(name, "best", value=value, metric=metric, eval_set=evaluation.eval_set))
         self._save(wanted, epoch, True, began)
+
+    def _check_metrics(self, record: RunRecord) -> None:
+        """Say that a retention term names a metric that the run does not log: it keeps nothing."""
+        for name in named_metrics(self.saving.policy) - record.metrics:
+            self._once("unknown_metric", f"checkpoints.keep names {name!r}, {nearest(name, record.metrics)}", name)
 
     def flush(self) -> None:
         """Wait until what is being written is on the disk."""
@@ -217,6 +230,7 @@ class CheckpointKeeper:
             try:
                 self._write(files, state if held is None else held, moment)
             except Exception as error:  # a thread's error would only be printed
+                self._saved = None
                 self._incident("gatekeeper_error", f"saving: {type(error).__name__}: {error}")
 
         if held is None:
@@ -231,7 +245,8 @@ class CheckpointKeeper:
             self._preparing = None
         if not self.saving.asynchronous:
             return None
-        if not memory_allows(state_bytes(state) - self._host.bytes):
+        size = state_bytes(state)
+        if size > self._host.bytes and not memory_allows(area_bytes(size, pinned=self.port.on_gpu)):
             self._once("no_memory", "host memory has no room for a copy of the state: saving holds up training")
             return None
         try:
@@ -257,7 +272,8 @@ class CheckpointKeeper:
             weights if any(file.resumable for file in files) else None,
             prune=prune,
             report=lambda code, message: self._incident(code, message),
-            pause_seconds=self.saving.pause_seconds if patient else None,
+            pause_seconds=self.saving.pause_seconds if patient and not self.hurry() else None,
+            hurry=self.hurry,
         )
 
     def _freed_by_checkpoint(self, size: int) -> int:
@@ -342,6 +358,9 @@ class CheckpointKeeper:
             metric = self._metric(record)
             budget = self.saving.budget if budget is None else budget
             decided = retain(files, self.saving.policy, metric, budget)
+            if decided.over_budget and budget == self.saving.budget:
+                over = f"{decided.over_budget / 1e9:.2f} GB"
+                self._once("over_budget", f"what must stay is {over} over checkpoints.disk_budget_gb")
             if self.port.config.save_all_best:
                 decided = replace(decided, drop={p: w for p, w in decided.drop.items() if not p.startswith("best_")})
             # First the names: whenever the process is killed, what stock code would choose can be resumed from.
@@ -368,12 +387,14 @@ class CheckpointKeeper:
 
     def _unchanged(self, file: Checkpoint) -> bool:
         try:
-            return (self.port.run_folder / file.path).stat().st_mtime_ns == file.mtime_ns
+            return as_written(self.port.run_folder / file.path, file)
         except OSError:  # gone since, or not to be looked at
             return False
 
     def _name_best(self, metric: str) -> None:
         """Let `best_model.pth` be a second name of the best file, unless a file that is not ours has that name."""
+        if self.port.config.save_all_best:  # stock code that goes on here copies its next best over that name
+            return
         files = self._files(self.seen())
         best = best_candidate(files, metric)
         if best is not None:
@@ -384,18 +405,11 @@ class CheckpointKeeper:
     def _park(self, files: list[Candidate]) -> None:
         """Rename a best model of weights alone while stock code would resume from it, and back when it would not."""
         for old, new, why in parking(files):
-            source, target = self.port.run_folder / old, self.port.run_folder / new
-            if target.exists() or target.is_symlink():  # of another stretch: a rename would replace it
-                continue
-            alias = self.port.run_folder / BEST_NAME
             try:
-                if not NUMBERED.fullmatch(new) and is_plain(alias) and alias.samefile(source):
-                    alias.unlink()  # stock code reads the step in it
-                source.rename(target)
+                if give_name(self.port.run_folder, old, new):
+                    self._renamed(old, new, why)
             except OSError as error:
                 self._once("park_failed", f"{old} could not be renamed: {error}", old)
-                continue
-            self._renamed(old, new, why)
 
     def _renamed(self, old: str, new: str, why: str) -> None:
         self.record(Renamed(step=self.port.step, epoch=self.port.epoch, old=old, new=new, reason=why))
@@ -415,7 +429,7 @@ class CheckpointKeeper:
 
     def _metric(self, record: RunRecord) -> str:
         objective = record.resolve(self.objective)
-        latest = record.evaluations[-1].metrics if record.evaluations else {}
+        latest = next((e.metrics for e in reversed(record.evaluations) if e.metrics), {})
         return objective if objective is not None and objective in latest else TARGET_LOSS
 
     def _metrics(self, metrics: Mapping[str, float], metric: str) -> dict[str, float]:

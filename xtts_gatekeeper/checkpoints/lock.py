@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from xtts_gatekeeper.record.journal import FOLDER
 
 #: The system releases the lock when the process ends, however it ends: a lock file that is there says nothing.
 LOCK = "run.lock"
+
+#: What a training process has open for writing in a run folder: a user's `tee RUN/console.txt` is none.
+_WRITTEN = re.compile(r"trainer_[0-9]+_log\.txt|.*\.pth|.*\.partial")
 
 _held: dict[Path, FileLock] = {}
 
@@ -104,6 +108,6 @@ def _by_open_files(run: Path) -> str | None:
             for file in process.open_files():
                 path = Path(file.path)
                 writes = getattr(file, "mode", "a") not in ("r", "rt")
-                if writes and path.parent == run and path.suffix in (".txt", ".pth", ".partial"):
+                if writes and path.parent == run and _WRITTEN.fullmatch(path.name):
                     return f"process {process.pid}, which has {path.name} open"
     return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from xtts_gatekeeper.checkpoints.inventory import BEST_NAME, NUMBERED, PARKED, SPARE, number_in
+from xtts_gatekeeper.checkpoints.inventory import BEST_NAME, NUMBERED, PARKED, SPARE, is_plain, number_in
 from xtts_gatekeeper.checkpoints.retention import Candidate
 from xtts_gatekeeper.checkpoints.writer import link
 
@@ -33,8 +35,28 @@ def name_best(run: Path, best: str, own: Collection[str]) -> str | None:
         else:
             link(run / best, name)
     except OSError as error:
+        with contextlib.suppress(OSError):  # rather no such name than one of a file that is about to go
+            name.unlink(missing_ok=True)
         return f"{BEST_NAME} could not be made a link ({error})"
     return None
+
+
+def give_name(run: Path, old: str, new: str) -> bool:
+    """Rename a checkpoint, unless a file of the new name is there (of another stretch): False then.
+
+    Where the new name is one that stock code passes over, `best_model.pth` goes first if it is a second name of the
+    file: stock code reads the step in it.
+
+    Raises:
+        OSError: it could not be renamed.
+    """
+    if os.path.lexists(run / new):
+        return False
+    alias = run / BEST_NAME
+    if not NUMBERED.fullmatch(new) and is_plain(alias) and alias.samefile(run / old):
+        alias.unlink()
+    (run / old).rename(run / new)
+    return True
 
 
 def other_names(name: str) -> list[str]:

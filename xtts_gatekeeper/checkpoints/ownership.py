@@ -7,7 +7,27 @@ from pathlib import Path
 from xtts_gatekeeper.checkpoints.integrity import scan
 from xtts_gatekeeper.checkpoints.inventory import BEST_NAME, of_another_run, run_settings
 from xtts_gatekeeper.checkpoints.retention import Candidate
-from xtts_gatekeeper.record import RunRecord
+from xtts_gatekeeper.record import Checkpoint, RunRecord
+
+#: (path, size, time of writing) -> digest, of files that were looked at because their time is not the journal's.
+_digests: dict[tuple[str, int, int], str | None] = {}
+
+
+def as_written(path: Path, listed: Checkpoint) -> bool:
+    """Whether a file is the one that the journal lists: by its time of writing, or else by its digest.
+
+    A copy of a run folder need not keep the times.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    stat = path.stat()
+    if stat.st_mtime_ns == listed.mtime_ns:
+        return True
+    key = (str(path), stat.st_size, stat.st_mtime_ns)
+    if listed.digest is not None and key not in _digests:
+        _digests[key] = scan(path).digest
+    return listed.digest is not None and _digests[key] == listed.digest
 
 
 class Owner:
@@ -25,7 +45,7 @@ class Owner:
         listed = self._journal.get(file.path)
         if listed is not None:
             path = self.run / file.path
-            if path.stat().st_mtime_ns == listed.mtime_ns or (listed.digest and scan(path).digest == listed.digest):
+            if as_written(path, listed):
                 return None
             return "it is not the file that the journal lists under this name"
         names = {file.path} if file.resumable else {file.path, f"checkpoint_{file.number}.pth"}

@@ -19,8 +19,8 @@ from xtts_gatekeeper.checkpoints.inventory import (
     candidates,
     found_in,
     is_plain,
+    left_behind,
     left_out,
-    number_in,
     run_files,
     run_settings,
 )
@@ -40,7 +40,6 @@ from xtts_gatekeeper.checkpoints.retention import (
     split_terms,
 )
 from xtts_gatekeeper.checkpoints.weights import extract_weights, weights_bytes
-from xtts_gatekeeper.checkpoints.writer import PARTIAL
 from xtts_gatekeeper.errors import UserError, nearest
 from xtts_gatekeeper.record import Checkpoint, Journal, RunRecord, journal_path
 from xtts_gatekeeper.record.events import Pruned
@@ -248,7 +247,7 @@ def _links_are_unsafe(run: Path, record: RunRecord) -> bool:
 
     It does where it keeps all best models: then it does not delete the name before it copies the next best over it.
     """
-    return record.source != "journal" and bool(run_settings(run).get("save_all_best"))
+    return bool(run_settings(run).get("save_all_best"))
 
 
 def prune_document(run: Path, keep: Sequence[str], budget_gb: float | None, *, dry_run: bool) -> dict[str, Any]:
@@ -332,9 +331,9 @@ def _move(file: Candidate, why: str) -> Move:
 def _left_behind(run: Path) -> list[Move]:
     """What our writer had half written when its process was killed."""
     return [
-        Move(path.name, path.stat().st_size, "left by a process that was killed while it wrote")
-        for path in sorted(run.glob(f"*.pth{PARTIAL}"))
-        if (path.stem == BEST_NAME or number_in(path.stem) is not None) and refusal(run, path.name) is None
+        Move(name, (run / name).stat().st_size, "left by a process that was killed while it wrote")
+        for name in left_behind(run)
+        if refusal(run, name) is None
     ]
 
 

@@ -100,8 +100,7 @@ class _Fetch:
         if name == chosen or name not in self.manifest.files:
             return None
         if _number(name) > _number(chosen):
-            self.log(f"{name} is left out: the Trainer would go on from it instead of {chosen}")
-            return None
+            self.log(f"{name} holds weights alone: `xtts-gatekeeper resume` puts it out of stock code's sight")
         return name if self._checkpoint(name) else None
 
     def _checkpoint(self, name: str) -> bool:

@@ -255,7 +255,9 @@ class Pass:
         in_run = [file.path for file in self.record.files]
         ours = {n for n, file in self.manifest.files.items() if file.step is not None} | self.manifest.pending
         gone = sorted((_left_names(self.record) & ours) - {*in_run})
-        safe = self.report.ok and bool(in_run) and {*wanted, in_run[-1]} <= {*self.manifest.files}
+        there = self.manifest.files
+        all_there = self.report.ok and {*wanted, *in_run} <= {*there}
+        safe = all_there and any(there[name].resumable for name in in_run)
         if not safe:
             self.report.deferred += gone
             return

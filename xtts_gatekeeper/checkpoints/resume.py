@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from xtts_gatekeeper.checkpoints.integrity import damage
 from xtts_gatekeeper.checkpoints.inventory import (
     BEST_NAME,
     NUMBERED,
+    TARGET_LOSS,
     candidates,
     found_in,
     is_plain,
@@ -22,7 +22,7 @@ from xtts_gatekeeper.checkpoints.inventory import (
     run_settings,
 )
 from xtts_gatekeeper.checkpoints.lock import held, writer_of
-from xtts_gatekeeper.checkpoints.names import parking
+from xtts_gatekeeper.checkpoints.names import give_name, parking
 from xtts_gatekeeper.checkpoints.retention import Candidate
 from xtts_gatekeeper.checkpoints.verify import verify_file
 from xtts_gatekeeper.checkpoints.writer import sync_folder
@@ -37,9 +37,6 @@ Which = Literal["best", "latest"]
 
 #: Folder, in the run's folder of ours, of the files that were put aside because they are broken.
 QUARANTINE = "quarantine"
-
-#: The name under which a run's record has the Trainer's own target loss, taken exactly.
-TARGET_LOSS = "target loss"
 
 #: Files that this process has read whole: (path, size, mtime, digest) -> what is wrong. A resume looks more than once.
 _verified: dict[tuple[str, int, int, str | None], str | None] = {}
@@ -87,7 +84,8 @@ def choose(run: Path, which: Which = "latest") -> Choice:
     for path in left_out(run, record, {file.path for file in found}):
         said = problem(path, digests.get(path.name)) or "it is not the file that the journal lists under this name"
         considered.append(Considered(path.name, number_in(path.name), said))
-        broken.append(path.name)
+        if damage(path) is not None:  # one that is whole, but another than the journal's, is not ours to move
+            broken.append(path.name)
     for file, why in _wanted(run, files, which, record):
         wrong = problem(run / file.path, digests.get(file.path))
         considered.append(Considered(file.path, file.step, wrong))
@@ -175,11 +173,7 @@ def rename(run: Path, renames: Iterable[tuple[str, str, str]]) -> dict[str, str]
     done = []
     for old, new, why in renames:
         try:
-            if not os.path.lexists(run / new):
-                alias = run / BEST_NAME
-                if not NUMBERED.fullmatch(new) and is_plain(alias) and alias.samefile(run / old):
-                    alias.unlink()  # stock code reads the step in it
-                (run / old).rename(run / new)
+            if give_name(run, old, new):
                 done.append((old, new, why))
         except OSError:
             continue

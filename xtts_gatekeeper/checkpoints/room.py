@@ -12,7 +12,7 @@ from xtts_gatekeeper.trainer_port import StopTraining
 
 #: Left free in host memory beside the copy of the state.
 _MEMORY_RESERVE = 512 << 20
-_LOOK_EVERY_SECONDS = 10.0
+_LOOK_EVERY_SECONDS = 1.0
 #: Where a container's limit and use stand (versions 2 and 1), and the statistic of memory that can be taken back.
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
@@ -41,6 +41,7 @@ def make_room(
     prune: Callable[[int], None],
     report: Callable[[str, str], None],
     pause_seconds: float | None,
+    hurry: Callable[[], bool] = lambda: False,
     free: Callable[[Path], int] = free_bytes,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Room:
@@ -55,6 +56,7 @@ def make_room(
         prune: deletes files worth so many bytes, as far as it may.
         report: takes a code and a sentence.
         pause_seconds: how long to wait; None to do without the save instead.
+        hurry: tells whether somebody wants the training to end, so that it must not wait any longer.
         free: tells the free bytes.
         sleep: waits so many seconds.
 
@@ -81,6 +83,9 @@ def make_room(
     report("disk_full", f"{numbers}: training waits up to {pause_seconds / 60:.0f} minutes for room on the disk")
     waited = 0.0
     while waited < pause_seconds:
+        if hurry():
+            report("disk_full", f"{numbers}: not saved")
+            return Room.NONE
         sleep(min(_LOOK_EVERY_SECONDS, pause_seconds - waited))
         waited += _LOOK_EVERY_SECONDS
         if short(needed) <= 0:

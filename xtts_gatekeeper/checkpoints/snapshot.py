@@ -75,6 +75,11 @@ class HostCopy:
         return _with_storages(state, copies)
 
 
+def area_bytes(size: int, *, pinned: bool) -> int:
+    """What `HostCopy.prepare` really takes: torch rounds pinned memory up to a power of two."""
+    return 1 << (size - 1).bit_length() if pinned and size > 1 else size
+
+
 def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 

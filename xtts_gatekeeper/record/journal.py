@@ -50,6 +50,7 @@ class Journal:
         self.path = path
         self.events: list[Event] = list(read_events(path)) if path.exists() else []
         self._torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        self._unwritten = ""
         self._lock = threading.Lock()  # checkpoints are recorded by the thread that writes them
 
     def append(self, event: Event) -> None:
@@ -60,14 +61,16 @@ class Journal:
         """
         with self._lock:
             self.events.append(event)
-            line = ("\n" if self._torn else "") + to_json(event.to_dict()) + "\n"
+            # What a full disk did not take is written with the next line: the file must not know less than `events`.
+            self._unwritten += to_json(event.to_dict()) + "\n"
+            line = ("\n" if self._torn else "") + self._unwritten
             self._torn = True  # until the write below has ended, the file may hold a part of the line
             with self.path.open("ab", buffering=0) as file:
                 rest = memoryview(line.encode(errors="backslashreplace"))
                 while rest:  # an unbuffered write may take only a part, on a disk that is nearly full
                     rest = rest[file.write(rest) :]
+                self._torn, self._unwritten = False, ""
                 os.fsync(file.fileno())
-            self._torn = False
 
 
 def read_events(path: Path) -> Iterator[Event]:
