@@ -207,8 +207,10 @@ class CheckpointKeeper:
         return now.path in retain([*files, now], self.saving.policy, metric).keep
 
     def _save(self, files: list[_File], epoch: int | None, patient: bool, began: float) -> None:
-        self._writer.wait()
         epoch = self.port.epoch if epoch is None else epoch
+        if patient and all((file.name, epoch) == self._saved for file in files):
+            return  # it is there, or in flight; only a last save has to know that it arrived
+        self._writer.wait()
         files = [file for file in files if (file.name, epoch) != self._saved]
         if not files:
             return
