@@ -235,6 +235,14 @@ def half_saved(path: Path, state, save: Callable) -> None:
     Path(path).write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
 
 
+def fill(descriptor: int, folder: Path, kept: int) -> None:
+    """Leave about `kept` bytes free; a save in flight may take some of the rest while they are counted."""
+    for _ in range(100):
+        with contextlib.suppress(OSError):
+            os.posix_fallocate(descriptor, 0, max(1, shutil.disk_usage(folder).free - kept))
+            return
+
+
 def shortage(case: Case, folder: Path) -> dict[str, Callable]:
     """Callbacks that take away the room for files at one step and, half of the time, give it back at a later one."""
     draw = random.Random(case.seed)
@@ -250,7 +258,7 @@ def shortage(case: Case, folder: Path) -> dict[str, Callable]:
             else:
                 kept = left + (disk.RESERVE_BYTES if case.how == "guarded" else 0)
                 with filler.open("wb") as file:
-                    os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(folder).free - kept))
+                    fill(file.fileno(), folder, kept)
         elif trainer.total_steps_done == end:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             filler.unlink(missing_ok=True)
