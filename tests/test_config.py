@@ -7,6 +7,7 @@ import pytest
 from coqpit import Coqpit
 
 from xtts_gatekeeper.config import ActionsConfig, CheckpointsConfig, GatekeeperConfig, PhaseConfig
+from xtts_gatekeeper.errors import UserError
 
 
 @dataclass
@@ -56,3 +57,11 @@ def test_a_wrong_key_or_type_in_the_json_is_one_sentence(tmp_path, capsys, secti
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert said in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("settings", [{"watch_only": True}, {"checkpoints": {"prune": False}}])
+def test_a_remote_copy_of_files_that_are_not_ours_is_refused_not_forgotten(settings):
+    checkpoints = CheckpointsConfig(remote="s3://bucket/runs", **settings.get("checkpoints", {}))
+    section = GatekeeperConfig(checkpoints=checkpoints, watch_only=settings.get("watch_only", False))
+    with pytest.raises(UserError, match="checkpoints.remote copies the files that we write"):
+        section.check()

@@ -159,6 +159,8 @@ class GatekeeperConfig(Section):
         load_policy(self.policy)
         check_phases(self.phases or [])
         self.checkpoints.check()
+        if self.watch_only and self.checkpoints.remote:
+            raise UserError("checkpoints.remote copies the files that we write: with watch_only there are none.")
 
 
 def check_phases(phases: list[PhaseConfig]) -> None:
