@@ -146,3 +146,29 @@ def write_run(folder: Path, *parts: Event | Iterable[Event]) -> Path:
 def flat(parts) -> list[Event]:
     """The events of lists of lists of events, in order."""
     return [parts] if isinstance(parts, Event) else [event for part in parts for event in flat(part)]
+
+
+def gradients(nonfinite=0, norm=1.0, *, updates=30, scaler_skips=0):
+    """What the gradient monitor found in an epoch."""
+    return {
+        "updates": updates,
+        "nonfinite_updates": nonfinite,
+        "skipped_updates": nonfinite,
+        "scaler_skips": scaler_skips,
+        "spikes": 0,
+        "norm_median": norm,
+        "norm_max": norm,
+    }
+
+
+def memory(own, *, total=32 << 30, used=None):
+    """What the memory monitor found in an epoch."""
+    used = own + (1 << 30) if used is None else used
+    return {
+        "device": "cpu",
+        "total_bytes": total,
+        "used_bytes": used,
+        "own_bytes": own,
+        "peak_own_bytes": own,
+        "peak_share": used / total,
+    }

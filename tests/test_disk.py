@@ -238,11 +238,11 @@ def test_a_containers_limit_counts_and_memory_of_cached_files_does_not(
     tmp_path, monkeypatch, limit, used, cache, allows
 ):
     psutil = pytest.importorskip("psutil")
-    from xtts_gatekeeper.checkpoints import room
+    from xtts_gatekeeper import host_memory
 
     files = [tmp_path / name for name in ("max", "current", "stat")]
     for file, text in zip(files, (limit, used, f"anon 5\ninactive_file {cache}"), strict=True):
         file.write_text(f"{text}\n")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 << 30))
-    monkeypatch.setattr(room, "_CGROUPS", ((*map(str, files), "inactive_file"),))
+    monkeypatch.setattr(host_memory, "_CGROUPS", ((*map(str, files), "inactive_file"),))
     assert memory_allows(1 << 30) is allows

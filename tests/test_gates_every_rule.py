@@ -7,7 +7,7 @@ import pytest
 import records
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import curve, evaluated, flat, incident, saved, scored, start, trained
+from records import curve, evaluated, flat, gradients, incident, memory, saved, scored, start, trained
 
 from xtts_gatekeeper.gates import Policy, PolicyRule, evaluate
 from xtts_gatekeeper.gates.rules import RULES
@@ -17,9 +17,11 @@ from xtts_gatekeeper.gates.rules.combine import AllOf, AnyOf, AtLeast
 from xtts_gatekeeper.gates.rules.comparable import Comparable
 from xtts_gatekeeper.gates.rules.divergence import Divergence
 from xtts_gatekeeper.gates.rules.finite import Finite
+from xtts_gatekeeper.gates.rules.gradients import Gradients
 from xtts_gatekeeper.gates.rules.improved import Improved
 from xtts_gatekeeper.gates.rules.learning_rate import LearningRate
 from xtts_gatekeeper.gates.rules.memory import Memory
+from xtts_gatekeeper.gates.rules.memory_growth import MemoryGrowth
 from xtts_gatekeeper.gates.rules.nan_repeated import NanRepeated
 from xtts_gatekeeper.gates.rules.no_leak import NoLeak
 from xtts_gatekeeper.gates.rules.not_regressed import NotRegressed
@@ -83,6 +85,13 @@ def record_of(*parts, **values):
         (lambda: Threshold(MEL, minimum=NAN), "minimum"),
         (lambda: Threshold(MEL, maximum=1, minimum=2), "minimum"),
         (lambda: Memory(0), "epochs"),
+        (lambda: MemoryGrowth(2), "epochs"),
+        (lambda: MemoryGrowth(full=0), "full"),
+        (lambda: MemoryGrowth(full=1.1), "full"),
+        (lambda: Gradients(lost=1), "lost"),
+        (lambda: Gradients(lost=-0.1), "lost"),
+        (lambda: Gradients(times=1), "times"),
+        (lambda: Gradients(times=INF), "times"),
         (lambda: OutOfMemory(-1), "allowed"),
         (lambda: Runtime(0), "max_hours"),
         (lambda: Runtime(NAN), "max_hours"),
@@ -115,7 +124,9 @@ EXAMPLES = {
     "spike": [Spike(MEL, window=3), Spike("sample.score", window=3)],
     "target": [Target(MEL, 2.5), Target("sample.score", 20)],
     "threshold": [Threshold(MEL, 2.5), Threshold("sample.score", minimum=20)],
+    "gradients": [Gradients()],
     "memory": [Memory(2)],
+    "memory_growth": [MemoryGrowth(3)],
     "out_of_memory": [OutOfMemory(0)],
     "checkpoint_intact": [CheckpointIntact()],
     "learning_rate": [LearningRate()],
@@ -149,6 +160,13 @@ PIECES = st.one_of(
         st.integers(0, 4),
         st.sampled_from([None, "low", "high", "critical"]),
         st.none() | st.floats(0, 1e6),
+    ),
+    st.builds(
+        lambda n, bad, norm, own: trained(n, gradients=gradients(bad, norm), memory=memory(own)),
+        st.integers(0, 12),
+        st.integers(0, 30),
+        st.none() | st.floats(1e-6, 1e6),
+        st.integers(0, 1 << 40),
     ),
     st.builds(
         lambda step, planned, leaked: start(step, epochs_planned=planned, eval_clips_trained_on=leaked),
@@ -220,6 +238,11 @@ FAILING = {
     "spike": (rule("spike", metric=MEL), [start(), curve(3.0, 2.9, 3.0, 2.9, 3.0, 2.9, 30.0)]),
     "target": (rule("target", metric=MEL, value=2.5), [start(), curve(3.0, 2.4)]),
     "threshold": (rule("threshold", metric=MEL, maximum=2.5), [start(), curve(3.0)]),
+    "gradients": (rule("gradients"), [start(), trained(0, gradients=gradients(9, 1.0)), evaluated(0, 3.0)]),
+    "memory_growth": (
+        rule("memory_growth", epochs=3),
+        [start(epochs_planned=100), *((trained(n, memory=memory(n << 30)), evaluated(n, 3.0)) for n in range(3))],
+    ),
     "memory": (rule("memory", epochs=1), [start(), trained(0, memory_state="critical"), evaluated(0, 3.0)]),
     "out_of_memory": (rule("out_of_memory", allowed=0), [start(), incident(5, "oom"), curve(3.0)]),
     "checkpoint_intact": (rule("checkpoint_intact"), [start(), saved(5, intact=False, reason="short"), curve(3.0)]),

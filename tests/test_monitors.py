@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xtts_gatekeeper.monitors.losses import LossMeter, batch_size
+from xtts_gatekeeper.monitors.batch import batch_size
+from xtts_gatekeeper.monitors.losses import LossMeter
 from xtts_gatekeeper.monitors.memory import memory_state
 
 one_batch = st.tuples(st.floats(-1e6, 1e6) | st.sampled_from([float("nan"), float("inf")]), st.integers(1, 8))

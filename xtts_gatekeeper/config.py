@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xtts_gatekeeper.checkpoints.retention import DEFAULT, parse_policy, split_terms
 from xtts_gatekeeper.errors import UserError, nearest, refuse
 from xtts_gatekeeper.gates import load_policy
+from xtts_gatekeeper.phases.plan import SCHEDULES
 
 try:
     from coqpit import Coqpit
@@ -20,7 +21,15 @@ except ImportError as error:
 if TYPE_CHECKING:
     from xtts_gatekeeper.coqui_config import GatekeptGPTTrainerConfig
 
-__all__ = ["ActionsConfig", "CheckpointsConfig", "GatekeeperConfig", "GatekeptGPTTrainerConfig", "PhaseConfig"]
+__all__ = [
+    "ActionsConfig",
+    "CheckpointsConfig",
+    "GatekeeperConfig",
+    "GatekeptGPTTrainerConfig",
+    "GradientsConfig",
+    "OutOfMemoryConfig",
+    "PhaseConfig",
+]
 
 
 class Section(Coqpit):
@@ -53,14 +62,52 @@ class Section(Coqpit):
 
 @dataclass
 class PhaseConfig(Section):
-    """One learning-rate phase. Every phase but the last ends by exactly one of `until_epoch` and `until_step`."""
+    """One learning-rate phase. Every phase but the last has at least one end; the first that comes counts."""
 
     name: str = field(default="", metadata={"help": "Name of the phase in log, journal and table."})
-    lr: float = field(default=0.0, metadata={"help": "Learning rate of every parameter group during the phase."})
+    lr: float = field(
+        default=0.0, metadata={"help": "Learning rate of every parameter group, the highest of the phase."}
+    )
+    schedule: str = field(
+        default="constant",
+        metadata={
+            "help": "constant; cosine: falls to lr_end by the end of the phase; one_cycle: as torch's OneCycleLR."
+        },
+    )
+    warmup_steps: int = field(
+        default=0, metadata={"help": "The rate rises linearly over so many steps (constant and cosine)."}
+    )
+    lr_end: float | None = field(
+        default=None, metadata={"help": "Where cosine (default 0) and one_cycle (default lr / 250,000) end."}
+    )
     until_epoch: int | None = field(
         default=None, metadata={"help": "The phase ends before this epoch, as the Trainer numbers them (from 0)."}
     )
     until_step: int | None = field(default=None, metadata={"help": "The phase ends before this GLOBAL_STEP."})
+    until_plateau: int | None = field(
+        default=None,
+        metadata={"help": "It ends after so many evaluations in a row, none 0.1 % better than the best in it before."},
+    )
+    until_target: float | None = field(
+        default=None, metadata={"help": "It ends when the policy's objective has come down to this value."}
+    )
+    until_tune: bool = field(
+        default=False, metadata={"help": "It ends when the verdict is `tune` for a metric of training or evaluation."}
+    )
+    grad_clip: float | None = field(
+        default=None, metadata={"help": "Largest gradient norm during the phase, 0 for none; default: the config's."}
+    )
+    grad_accum_steps: int | None = field(
+        default=None, metadata={"help": "Batches an update during the phase; default: that of the TrainerArgs."}
+    )
+    freeze: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Parameters that do not train during the phase, as patterns such as xtts.gpt.text_*."},
+    )
+    reset_optimizer: bool = field(
+        default=False,
+        metadata={"help": "The optimizer forgets its moments when the phase begins; by default it stays warm."},
+    )
 
 
 @dataclass
@@ -70,6 +117,78 @@ class ActionsConfig(Section):
     stop: bool = field(
         default=False, metadata={"help": "End fit() normally, with a checkpoint, when the verdict is `stop`."}
     )
+    next_phase: bool = field(
+        default=False, metadata={"help": "Begin the next phase when the verdict is `tune`, or `stop` for a plateau."}
+    )
+    lower_lr: bool = field(
+        default=False, metadata={"help": "Lower the rate when the verdict is `tune` and its next steps say so."}
+    )
+    rewind: bool = field(
+        default=False,
+        metadata={"help": "Go back to the best weights at a lower rate when losses or gradients have run away."},
+    )
+    limit: int = field(default=3, metadata={"help": "How often each of lower_lr and rewind may be done in a run."})
+    wait: int = field(default=3, metadata={"help": "Evaluations after an action before the next one."})
+
+    def check(self, phases: bool) -> None:
+        """Check the section; `phases` tells whether there are any.
+
+        Raises:
+            UserError: numbers that make no sense, or actions on a learning rate that is not ours.
+        """
+        for name in ("limit", "wait"):
+            if getattr(self, name) < 1:
+                raise UserError(f"actions.{name} is {getattr(self, name)}; it must be 1 or more.")
+        for name in ("next_phase", "lower_lr", "rewind"):
+            if getattr(self, name) and not phases:
+                raise UserError(
+                    f"actions.{name} changes the learning rate: it needs phases, which own it; give at least one."
+                )
+
+
+@dataclass
+class GradientsConfig(Section):
+    """What happens to gradients that hold NaN or infinity."""
+
+    skip_nonfinite: bool = field(
+        default=True, metadata={"help": "Leave out the update: weights and optimizer stay as they are."}
+    )
+    nonfinite_limit: int = field(
+        default=10,
+        metadata={"help": "So many such updates in a row end in a rewind (where enabled) or a stop; 0: never."},
+    )
+
+    def check(self) -> None:
+        """Check the section.
+
+        Raises:
+            UserError: a number below 0.
+        """
+        if self.nonfinite_limit < 0:
+            raise UserError(f"gradients.nonfinite_limit is {self.nonfinite_limit}; give a number from 0 on.")
+
+
+@dataclass
+class OutOfMemoryConfig(Section):
+    """What happens when the device runs out of memory in a step."""
+
+    retry: bool = field(
+        default=True,
+        metadata={"help": "Train the batch in halves, or leave it out; False lets the error end the run, as stock."},
+    )
+    lower_after: int = field(
+        default=2,
+        metadata={"help": "From so many times on every batch is trained in parts that fit; the update stays the same."},
+    )
+
+    def check(self) -> None:
+        """Check the section.
+
+        Raises:
+            UserError: a number below 1.
+        """
+        if self.lower_after < 1:
+            raise UserError(f"out_of_memory.lower_after is {self.lower_after}; it must be 1 or more.")
 
 
 @dataclass
@@ -147,7 +266,20 @@ class GatekeeperConfig(Section):
             "are known."
         },
     )
+    restart_phases: bool = field(
+        default=False,
+        metadata={"help": "With restore_path begin with the first phase, whatever phase the checkpoint is of."},
+    )
+    lr_mismatch: str = field(
+        default="error",
+        metadata={
+            "help": "Without phases: what a first update with another rate than config and scheduler ask for is, "
+            "`error` or `warn`."
+        },
+    )
     actions: ActionsConfig = field(default_factory=ActionsConfig)
+    gradients: GradientsConfig = field(default_factory=GradientsConfig)
+    out_of_memory: OutOfMemoryConfig = field(default_factory=OutOfMemoryConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
 
     def check(self) -> None:
@@ -158,32 +290,76 @@ class GatekeeperConfig(Section):
         """
         load_policy(self.policy)
         check_phases(self.phases or [])
+        self.actions.check(bool(self.phases))
+        self.gradients.check()
+        self.out_of_memory.check()
         self.checkpoints.check()
+        if self.lr_mismatch not in ("error", "warn"):
+            raise UserError(f"lr_mismatch is {self.lr_mismatch!r}; give error or warn.")
         if self.watch_only and self.checkpoints.remote:
             raise UserError("checkpoints.remote copies the files that we write: with watch_only there are none.")
 
 
+_COUNTED = ("until_step", "until_epoch")
+_ENDS = (*_COUNTED, "until_plateau", "until_target", "until_tune")
+
+
 def check_phases(phases: list[PhaseConfig]) -> None:
-    """Check that `phases` make a plan: rising ends, an end for all but the last, learning rates above zero.
+    """Check that `phases` make a plan: rising ends, an end for all but the last, numbers that make sense.
 
     Raises:
         UserError: naming the phase.
     """
-    ends = {"until_step": 0, "until_epoch": 0}
-    for number, phase in enumerate(phases, 1):
-        who = phase.name or f"phase {number}"
-        if not (math.isfinite(phase.lr) and phase.lr > 0):
-            raise UserError(f"{who} has the learning rate {phase.lr}; give a number above 0.")
-        given = {key: getattr(phase, key) for key in ends if getattr(phase, key) is not None}
+    ends = dict.fromkeys(_COUNTED, 0)
+    names = [phase.name or f"phase {number}" for number, phase in enumerate(phases, 1)]
+    for number, (who, phase) in enumerate(zip(names, phases, strict=True), 1):
+        if names.count(who) > 1:
+            raise UserError(f"two phases are called {who}; a resume finds its phase by the name.")
+        _check_numbers(who, phase)
+        given = {key: value for key in _ENDS if (value := getattr(phase, key)) is not None and value is not False}
         if number == len(phases):
             if given:
                 raise UserError(f"{who} is the last and has an end ({_words(given)}); leave it out.")
-        elif len(given) != 1:
-            raise UserError(f"{who} needs one end, until_epoch or until_step; it has {_words(given) or 'none'}.")
-        for key, end in given.items():
+        elif not given:
+            raise UserError(f"{who} needs an end, {', '.join(_ENDS[:-1])} or {_ENDS[-1]}; it has none.")
+        elif phase.schedule != "constant" and not given.keys() & set(_COUNTED):
+            raise UserError(
+                f"{who} is {phase.schedule}, which needs to know its length: give until_epoch or until_step."
+            )
+        for key in _COUNTED:
+            end = given.get(key)
+            if end is None:
+                continue
             if end <= ends[key]:
                 raise UserError(f"{who} ends at {key} {end}, which is not after {ends[key]}, where it can begin.")
             ends[key] = end
+
+
+def _check_numbers(who: str, phase: PhaseConfig) -> None:
+    def positive(value: float | None) -> bool:
+        return value is None or (math.isfinite(value) and value > 0)
+
+    if not positive(phase.lr):
+        raise UserError(f"{who} has the learning rate {phase.lr}; give a number above 0.")
+    if phase.schedule not in SCHEDULES:
+        raise UserError(f"{who} has the schedule {phase.schedule!r}, {nearest(phase.schedule, SCHEDULES)}")
+    if phase.warmup_steps < 0:
+        raise UserError(f"{who} has warmup_steps {phase.warmup_steps}; give a number from 0 on.")
+    if phase.schedule == "one_cycle" and phase.warmup_steps:
+        raise UserError(f"{who} is one_cycle, which warms up by itself: leave warmup_steps out.")
+    if phase.lr_end is not None:
+        if phase.schedule == "constant":
+            raise UserError(f"{who} is constant and has lr_end {phase.lr_end}; give a schedule that ends there.")
+        if not (math.isfinite(phase.lr_end) and 0 <= phase.lr_end <= phase.lr):
+            raise UserError(f"{who} has lr_end {phase.lr_end}; give a number from 0 to its lr {phase.lr}.")
+    if phase.until_plateau is not None and phase.until_plateau < 1:
+        raise UserError(f"{who} has until_plateau {phase.until_plateau}; give a number of evaluations from 1 on.")
+    if phase.until_target is not None and not math.isfinite(phase.until_target):
+        raise UserError(f"{who} has until_target {phase.until_target}; give a finite number.")
+    if phase.grad_clip is not None and not (math.isfinite(phase.grad_clip) and phase.grad_clip >= 0):
+        raise UserError(f"{who} has grad_clip {phase.grad_clip}; give a number from 0 on.")
+    if phase.grad_accum_steps is not None and phase.grad_accum_steps < 1:
+        raise UserError(f"{who} has grad_accum_steps {phase.grad_accum_steps}; it must be 1 or more.")
 
 
 def _words(given: dict[str, Any]) -> str:

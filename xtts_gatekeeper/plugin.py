@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_gatekeeper import trainer_port
+from xtts_gatekeeper.actions import Actions
 from xtts_gatekeeper.checkpoints import lock
 from xtts_gatekeeper.checkpoints.remote import local_output
 from xtts_gatekeeper.checkpoints.resume import resumable_or_refuse, resume_file
@@ -20,14 +21,18 @@ from xtts_gatekeeper.errors import UserError, refuse, refusing
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate, load_policy
 from xtts_gatekeeper.leaving import Leaving
 from xtts_gatekeeper.monitors.baseline import baseline, set_fingerprint, usable_eval_samples
-from xtts_gatekeeper.monitors.losses import LossMeter, batch_size
-from xtts_gatekeeper.monitors.memory import memory_state
-from xtts_gatekeeper.phases import PhaseActor, PhasePlan
-from xtts_gatekeeper.record import Evaluation, Journal, RunRecord, TrainEpoch, VerdictEvent
+from xtts_gatekeeper.monitors.batch import batch_size
+from xtts_gatekeeper.monitors.losses import LossMeter
+from xtts_gatekeeper.phases.actor import PhaseActor, check_plan, find_progress, plan_position
+from xtts_gatekeeper.phases.check import RateCheck
+from xtts_gatekeeper.phases.plan import PhasePlan
+from xtts_gatekeeper.phases.schedule import ConfigSchedule
+from xtts_gatekeeper.record import Evaluation, Journal, RunRecord, VerdictEvent
 from xtts_gatekeeper.record.journal import FOLDER, journal_path
 from xtts_gatekeeper.recorder import Recorder
 from xtts_gatekeeper.settings import check_trainer_paths, section_in_effect
-from xtts_gatekeeper.trainer_port import StopTraining, TrainerPort
+from xtts_gatekeeper.trainer_port import TrainerPort
+from xtts_gatekeeper.watch import Watch
 
 if TYPE_CHECKING:
     from xtts_gatekeeper.config import GatekeeperConfig
@@ -89,6 +94,8 @@ class Gatekeeper:
         self._verdict: Verdict | None = None
         self.active = False
         self._objective_missed = False
+        self.phases: PhaseActor | None = None
+        self.schedule: ConfigSchedule | None = None
 
     def callbacks(self) -> dict[str, Callback]:
         """What the Trainer calls."""
@@ -106,6 +113,7 @@ class Gatekeeper:
         """The instance methods that are wrapped, because the Trainer has no callback there."""
         self.leaving.install()
         if self.port.is_main:
+            self.watch.install()
             self.port.wrap("train_step", self._around_train_step)
             self.port.wrap("eval_step", self._around_eval_step)
             self.port.wrap("eval_epoch", self._around_eval_epoch)
@@ -116,12 +124,14 @@ class Gatekeeper:
     # Start
 
     def on_init_start(self, trainer: Any) -> None:
-        """Refuse a checkpoint that cannot be loaded, before the Trainer tries to.
+        """Note the rates that were asked for; refuse a checkpoint that cannot be loaded, before the Trainer tries to.
 
         On `continue_path` the Trainer takes the highest number in any path, broken or not; the newest whole file is
         chosen instead.
         """
         port = TrainerPort(trainer)
+        if not self.section.phases or self.section.watch_only:
+            self.schedule = ConfigSchedule(port)
         if port.resumed_from is None or "://" in port.resumed_from:
             return
         try:
@@ -175,11 +185,16 @@ class Gatekeeper:
         eval_samples = usable_eval_samples(port)
         plan = PhasePlan.of(section.phases or [])
         journal_file = journal_path(port.run_folder)
-        before = tuple(Journal(journal_file).events) if journal_file.exists() else ()
+        before = RunRecord(
+            tuple(Journal(journal_file).events) if journal_file.exists() else (), names=self.policy.names
+        )
         acting = not section.watch_only
+        progress = None
         if plan.phases and acting:
-            reached = max((phase.index for phase in RunRecord(before).phases), default=0)
-            plan.check_start(port.step, port.epoch, reached)
+            if port.continued or not section.restart_phases:
+                progress = find_progress(plan, port, before, self.policy.objective)
+            check_plan(plan, port)
+            plan.check_start(*plan_position(port, progress), progress.index if progress else 0)
 
         if port.is_main:
             journal_file.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +202,8 @@ class Gatekeeper:
         self.recorder = Recorder(port, self.policy.names)
         self.dashboard = Dashboard(port)
         self.eval_set = set_fingerprint(eval_samples)
-        self.phases = PhaseActor(plan, port, self.recorder.record) if plan.phases and acting else None
+        if plan.phases and acting:
+            self.phases = PhaseActor(plan, port, self.recorder, self.policy.objective, progress)
         self.keeper = mirror = None
         if acting and section.checkpoints.prune and port.is_main:
             mirror = make_mirror(section.checkpoints, port, self.recorder)
@@ -199,7 +215,11 @@ class Gatekeeper:
                 warnings,
                 after_change=mirror.request if mirror is not None else lambda: None,
             )
+        if self.keeper is not None and self.phases is not None:
+            self.keeper.carry = self.phases.carried
         self.leaving = Leaving(port, self.recorder, self.policy, self.keeper, mirror)
+        self.watch = Watch(port, self.recorder, self.named, section, before)
+        self.actions = Actions(port, self.recorder, section.actions, self.phases, self.keeper, self._rewound)
         if self.recorder.journal is not None:
             self._keep_settings(eval_samples)
             if self.phases is not None:
@@ -209,6 +229,8 @@ class Gatekeeper:
                         f"start_with_eval spends epoch {port.epoch} on an evaluation alone: {plan.phases[0].name} "
                         "trains one epoch less than its until_epoch says"
                     )
+            if self.schedule is not None:
+                warnings += self.schedule.unknown
             phase_lr = self.phases.lr_at_start() if self.phases is not None else None
             start = baseline(port, self.policy, eval_samples, self.eval_set, phase_lr, warnings)
             for warning in start.warnings:
@@ -217,7 +239,10 @@ class Gatekeeper:
         if self.keeper is not None:
             self.keeper.prune()
         if self.phases is not None:
-            self.phases.install()
+            self.phases.begin()
+        elif self.schedule is not None:
+            refuse_first = acting and section.lr_mismatch == "error"
+            self.schedule.install(RateCheck(port, self.recorder.record, refuse=refuse_first, correct=False))
         self._install()
 
     def _keep_settings(self, eval_samples: list[Any] | None) -> None:
@@ -241,30 +266,25 @@ class Gatekeeper:
         if not self.active:
             return
         self.leaving.in_training = True
-        self._epoch_began = time.perf_counter()
-        self._train_meter = LossMeter()
+        self.watch.begin_epoch()
 
     def on_train_step_start(self, trainer: Any) -> None:
         """Put the planned learning rate in effect."""
         if self.active and self.phases is not None:
-            self.phases.apply()
+            self.phases.step_begins()
 
     def _around_train_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
-        size = self._size(batch)  # the step empties the batch
-        self.port.in_step = True
-        try:
-            outputs, losses = stock(batch, *args, **kwargs)
-        finally:
-            self.port.in_step = False
-        with self.recorder.softly("train_losses"):
-            self._train_meter.add(losses, size, {"loss": float(self.port.grad_accum_steps)})
+        outputs, losses = stock(batch, *args, **kwargs)
+        lost, limit = self.watch.gradients.nonfinite_in_a_row, self.section.gradients.nonfinite_limit
+        if limit and lost >= limit and not self.section.watch_only:
+            self.watch.gradients.nonfinite_in_a_row = 0
+            self.actions.on_lost_updates(lost, self.leaving.next_epoch)
         self.leaving.if_asked()
         return outputs, losses
 
-    def _size(self, batch: Any) -> int:
-        with self.recorder.softly("batch_size"):
-            return batch_size(batch)
-        return 1
+    def _rewound(self) -> None:
+        self.watch.forget_losses()
+        self._verdict = None
 
     def on_train_epoch_end(self, trainer: Any) -> None:
         """Record the epoch."""
@@ -272,23 +292,10 @@ class Gatekeeper:
             return
         self.leaving.in_training = False
         self.leaving.trained_epoch = self.port.epoch
+        if self.schedule is not None:
+            self.schedule.epoch_ends()
         with self.recorder.softly("train_epoch"):
-            meter = self._train_meter
-            device, used = self.port.memory()
-            epoch = TrainEpoch(
-                step=self.port.step,
-                epoch=self.port.epoch,
-                metrics=meter.means("train", self.named),
-                batches=meter.batches,
-                samples=meter.samples,
-                skipped_batches=meter.skipped_batches,
-                nonfinite_batches=meter.nonfinite_batches,
-                longest_nonfinite_run=meter.longest_nonfinite_run,
-                lr_end=self.port.learning_rates,
-                memory_state=memory_state(device, used),
-                memory_used=round(used, 4),
-                seconds=round(time.perf_counter() - self._epoch_began, 3),
-            )
+            epoch = self.watch.end_epoch()
             self.recorder.record(epoch)
             if self.recorder.journal is not None:
                 self.dashboard.train_epoch(epoch)
@@ -296,7 +303,7 @@ class Gatekeeper:
     # Evaluation
 
     def _around_eval_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
-        size = self._size(batch)
+        size = batch_size(batch)
         outputs, losses = stock(batch, *args, **kwargs)
         with self.recorder.softly("eval_losses"):
             self._eval_meter.add(losses, size)
@@ -308,11 +315,12 @@ class Gatekeeper:
         began = time.perf_counter()
         result = stock(*args, **kwargs)
         with self.recorder.softly("evaluation"):
+            metrics = meter.means("eval", self.named)
             self.recorder.record(
                 Evaluation(
                     step=self.port.step,
                     epoch=self.port.epoch,
-                    metrics=meter.means("eval", self.named),
+                    metrics=metrics,
                     batches=meter.batches,
                     samples=meter.samples,
                     skipped_batches=meter.skipped_batches,
@@ -320,13 +328,18 @@ class Gatekeeper:
                     mid_epoch=self.leaving.in_training,
                     eval_set=self.eval_set,
                     seconds=round(time.perf_counter() - began, 3),
+                    stock=self.watch.stock_means("eval"),
+                    gap=self.watch.gap(metrics),
                 )
             )
             self._miss_objective()
             self._judge()
+            if self._verdict is not None:
+                self.actions.on_evaluation(self._verdict)
         if self.leaving.in_training:
             self._save_best()  # the Trainer itself looks for a best only at the end of an epoch
-            self._stop_if_told()
+            self._act()
+            self.watch.throughput.waits_from_now()
         return result
 
     def _miss_objective(self) -> None:
@@ -365,9 +378,9 @@ class Gatekeeper:
             self.dashboard.verdict(self.recorder.seen().evaluations[-1].metrics, verdict)
 
     def on_epoch_end(self, trainer: Any) -> None:
-        """Leave, when the verdict on this epoch's evaluation says so."""
+        """Act on the verdict on this epoch's evaluation."""
         if self.active:
-            self._stop_if_told()
+            self._act()
 
     # Files
 
@@ -383,10 +396,11 @@ class Gatekeeper:
 
     # Leaving
 
-    def _stop_if_told(self) -> None:
-        told = self._verdict is not None and self._verdict.verdict == "stop"
-        if told and self.section.actions.stop and not self.section.watch_only:
-            raise StopTraining(self._verdict.reasons[0].message if self._verdict else "")
+    def _act(self) -> None:
+        verdict, self._verdict = self._verdict, None
+        if verdict is not None and not self.section.watch_only:
+            with self.recorder.softly("action"):
+                self.actions.on_verdict(verdict, self.leaving.next_epoch)
 
     def on_keyboard_interrupt(self, trainer: Any) -> None:
         """Record Ctrl-C."""

@@ -196,6 +196,7 @@ def test_the_run_folder_keeps_settings_and_rules(finished):
     assert json.loads((folder / "config.json").read_text())["phases"][1]["lr"] == FINE
     assert {path.name for path in folder.iterdir()} == {
         "journal.jsonl",
+        "steps.jsonl",
         "policy.yaml",
         "config.json",
         "eval_clips.json",

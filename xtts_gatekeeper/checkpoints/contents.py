@@ -13,6 +13,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+#: The key of a checkpoint under which our phases put where they stand; stock code passes it over.
+CARRIED = "gatekeeper"
+
 _LOCAL = struct.Struct("<4s5H3L2H")
 _HAS_DESCRIPTOR = 1 << 3
 _LOCAL_MARK = b"PK\3\4"
@@ -74,9 +77,9 @@ class Contents:
     """What lies in a checkpoint.
 
     `keys` are those of the dict itself; `resumable` says that it has a model and the state of an optimizer;
-    `model_loss` is what the Trainer stored as the value of the best; `classes` are the Coqui config classes that it
-    holds whole objects of, as files of old versions do. Of a file that is no checkpoint, but a bare dict of weights or
-    a tensor, only `keys` tells something.
+    `model_loss` is what the Trainer stored as the value of the best; `carried` is what our phases put
+    in; `classes` are the Coqui config classes that it holds whole objects of, as files of old versions do. Of a file
+    that is no checkpoint, but a bare dict of weights or a tensor, only `keys` tells something.
     """
 
     step: int | None = None
@@ -88,6 +91,7 @@ class Contents:
     model_loss: Mapping[str, Any] | float | None = None
     is_checkpoint: bool = False
     classes: frozenset[str] = frozenset()
+    carried: Mapping[str, Any] | None = None
 
 
 def peek(path: Path) -> Contents:
@@ -132,6 +136,7 @@ def _contents(found: object, classes: frozenset[str]) -> Contents:
         model_loss=loss if isinstance(loss, dict | float) else None,
         is_checkpoint=True,
         classes=classes,
+        carried=_dict(found.get(CARRIED)) or None,
     )
 
 

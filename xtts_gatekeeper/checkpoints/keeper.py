@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xtts_gatekeeper.checkpoints.adoption import unrecorded_files, unrecorded_renames
+from xtts_gatekeeper.checkpoints.contents import CARRIED
 from xtts_gatekeeper.checkpoints.disk import Forecast, forecast
 from xtts_gatekeeper.checkpoints.inventory import BEST_NAME, TARGET_LOSS, candidates, left_behind
 from xtts_gatekeeper.checkpoints.names import give_name, name_best, parking
@@ -95,6 +96,8 @@ class CheckpointKeeper:
         self.seen = seen
         self.saving = saving
         self.after_change = after_change or (lambda: None)
+        #: What the phases put into each state beside what the Trainer does, for the epoch that it goes on with.
+        self.carry: Callable[[int], Mapping[str, Any]] | None = None
         #: Whether somebody wants the training to end: then nothing waits for room on the disk.
         self.hurry: Callable[[], bool] = lambda: False
         self._writer = BackgroundWriter()
@@ -159,6 +162,12 @@ class CheckpointKeeper:
         began = time.perf_counter()
         self._save([_File(f"checkpoint_{self.port.step}.pth", "latest")], epoch, patient, began)
 
+    def save_again(self, epoch: int) -> None:
+        """Save `checkpoint_STEP.pth` although that may have been done: the state is another one."""
+        self._writer.wait()
+        self._saved = None
+        self.save_latest(epoch)
+
     def save_best(self) -> None:
         """Save the evaluation just made if retention wants its weights: as one of the best, or for its gate."""
         began = time.perf_counter()
@@ -215,6 +224,8 @@ class CheckpointKeeper:
         if not files:
             return
         state = self.port.state(epoch)
+        if self.carry is not None:
+            state[CARRIED] = dict(self.carry(epoch))
         room = self._room(files, state, patient)
         if room is Room.NONE:
             return

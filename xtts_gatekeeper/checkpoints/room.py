@@ -8,21 +8,12 @@ from enum import Enum
 from pathlib import Path
 
 from xtts_gatekeeper.checkpoints.disk import RESERVE_BYTES, free_bytes
+from xtts_gatekeeper.host_memory import available_bytes
 from xtts_gatekeeper.trainer_port import StopTraining
 
 #: Left free in host memory beside the copy of the state.
 _MEMORY_RESERVE = 512 << 20
 _LOOK_EVERY_SECONDS = 1.0
-#: Where a container's limit and use stand (versions 2 and 1), and the statistic of memory that can be taken back.
-_CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-        "total_inactive_file",
-    ),
-)
 
 
 class Room(Enum):
@@ -98,14 +89,4 @@ def memory_allows(size: int) -> bool:
     """Whether host memory has room for `size` more bytes, by the system's count and the container's limit."""
     if size <= 0:
         return True
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
-    for limit, used, statistics, cache in _CGROUPS:
-        try:
-            counts = dict(line.split() for line in Path(statistics).read_text().splitlines())
-            left = int(Path(limit).read_text()) - int(Path(used).read_text()) + int(counts.get(cache, 0))
-        except (OSError, ValueError):  # no such file, or no limit ("max")
-            continue
-        available = min(available, left)
-    return size + _MEMORY_RESERVE <= available
+    return size + _MEMORY_RESERVE <= available_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -172,17 +173,37 @@ def _auxiliary(case: _Case, reason: Reason) -> list[NextStep]:
     return _tune_first(case, reason)
 
 
-def _diverged(case: _Case, reason: Reason) -> list[NextStep]:
+def _check_clips(case: _Case, reason: Reason) -> NextStep:
+    """The clips that were suspected most often; where none was, those around the step."""
+    suspects = Counter(file for batch in case.record.bad_batches for file in batch.suspects)
+    if suspects:
+        named = [file for file, _ in suspects.most_common(3)]
+        more = f" and {len(suspects) - 3} more" if len(suspects) > 3 else ""
+        said = f"look at {', '.join(named)}{more}: empty, damaged, clipped or mislabelled"
+        return NextStep("check_clips", said, {"files": [file for file, _ in suspects.most_common()]})
     step = reason.evidence.get("step")
     around = f" around step {step}" if step is not None else ""
+    said = f"look at the clips of the batches{around}: empty, clipped or mislabelled ones"
+    return NextStep("check_clips", said, {"step": step})
+
+
+def _exploding(case: _Case, reason: Reason) -> list[NextStep]:
+    steps = [_check_clips(case, reason), NextStep("clip_gradients", "set grad_clip to 1.0 if it is higher or 0")]
+    if "norm" in reason.evidence:
+        steps += _lower_lr(case, 0.5, "the gradients grow with it")
+    return steps
+
+
+def _leaking(case: _Case, reason: Reason) -> list[NextStep]:
+    said = "restart the process before it runs out (continue_path loses nothing), and look for what keeps growing"
+    return [NextStep("restart", said)]
+
+
+def _diverged(case: _Case, reason: Reason) -> list[NextStep]:
     return [
         *_keep_best(case),
         *_lower_lr(case, 0.3, "losses have run away"),
-        NextStep(
-            "check_clips",
-            f"look at the clips of the batches{around}: empty, clipped or mislabelled ones",
-            {"step": step},
-        ),
+        _check_clips(case, reason),
         NextStep("check_precision", "train in float32 and with grad_clip 1.0 until the cause is found"),
     ]
 
@@ -297,7 +318,9 @@ _ADVICE: dict[str, Callable[[_Case, Any], list[NextStep]]] = {
     "not_regressed": _listen,
     "spike": _spiked,
     "target": _reached,
+    "gradients": _exploding,
     "memory": _memory,
+    "memory_growth": _leaking,
     "out_of_memory": _memory,
     "checkpoint_intact": _checkpoint,
     "learning_rate": _rate,

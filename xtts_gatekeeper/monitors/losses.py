@@ -16,17 +16,6 @@ from typing import Any
 from xtts_gatekeeper.record.names import Side, is_loss, named_metrics
 
 
-def batch_size(batch: Any) -> int:
-    """The number of samples in a batch as the data loader gives it: the length of its first sized value."""
-    values = [batch] if hasattr(batch, "shape") else batch.values() if isinstance(batch, Mapping) else batch
-    for value in values or ():
-        if hasattr(value, "shape") and len(value.shape) > 0:
-            return int(value.shape[0])
-        if isinstance(value, list | tuple):
-            return len(value)
-    return 1
-
-
 @dataclass
 class LossMeter:
     """Adds up one epoch or one evaluation.

@@ -61,17 +61,82 @@ class Start(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseStart(Event):
-    """A learning-rate phase begins. `lr` applies to every parameter group."""
+    """A learning-rate phase begins, or a process goes on in it. `lr` applies to every parameter group.
+
+    `why` says what ended the one before. The plan's step and epoch are the run's plus the offsets, which are not 0
+    where `restore_path` went on with the plan of another run; `began_step` and `began_epoch` are the plan's when the
+    phase began, None: now. `best` (lower is better), `waited` and `eval_set` are the patience brought along, and
+    `lr_factor` what actions have made of the planned rates.
+    """
 
     type: ClassVar[str] = "phase"
     name: str
     index: int
     lr: float
+    why: str = ""
+    lr_factor: float = 1.0
+    step_offset: int = 0
+    epoch_offset: int = 0
+    began_step: int | None = None
+    began_epoch: float | None = None
+    best: float | None = None
+    waited: int = 0
+    eval_set: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action(Event):
+    """The gatekeeper did something about a verdict, or about updates that failed.
+
+    `name`: `next_phase`, `lower_lr`, `rewind` or `stop`. `values`: for `lower_lr` and `rewind` the `lr_factor` on all
+    planned rates from now on; for `rewind` the `file` that was loaded and the `to_step` whose weights it holds.
+    """
+
+    type: ClassVar[str] = "action"
+    name: str
+    message: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadBatch(Event):
+    """A batch that stood out, with its clips.
+
+    `kind`: `nonfinite_loss`, `nonfinite_gradient`, `loss_spike` or `gradient_spike`. `files` are the clips of the
+    batch, or of all batches of the update; `suspects` those of them that have the fault when looked at alone: audio
+    that holds NaN, a loss that is none, or by far the highest one. `value` is what stood out and `limit` what it went
+    beyond.
+    """
+
+    type: ClassVar[str] = "bad_batch"
+    kind: str
+    files: list[str]
+    suspects: list[str] = field(default_factory=list)
+    losses: dict[str, float] = field(default_factory=dict)
+    value: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchParts(Event):
+    """From now on every batch is trained in parts of at most `batch_size` clips, for want of memory.
+
+    The update still sees the clips of `whole` batch times accumulation: their product stays.
+    """
+
+    type: ClassVar[str] = "batch_parts"
+    batch_size: int
+    grad_accum_steps: int
+    whole: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRateCheck(Event):
-    """The learning rate of every parameter group, read at an optimizer update and compared with the plan."""
+    """The learning rate of every parameter group, read at an optimizer update and compared with the plan.
+
+    `phase` is the phase's name, or that of the config's scheduler where there are no phases. `planned` is that of the
+    first group.
+    """
 
     type: ClassVar[str] = "lr_check"
     phase: str
@@ -85,7 +150,9 @@ class TrainEpoch(Event):
     """The training part of an epoch is over. `seconds` is wall time; `memory_used` a share of the device's memory.
 
     A source other than our journal knows only the steps that were logged: `nonfinite_batches` and
-    `longest_nonfinite_run` count those, and what it does not tell is None.
+    `longest_nonfinite_run` count those, and what it does not tell is None. `stock` are the means the Trainer itself
+    printed, by the same names. `gradients`, `memory` and `throughput` are what the monitors of these names measured;
+    their docstrings say what.
     """
 
     type: ClassVar[str] = "train_epoch"
@@ -99,6 +166,10 @@ class TrainEpoch(Event):
     memory_state: str | None = None
     memory_used: float | None = None
     seconds: float | None = None
+    stock: dict[str, float] = field(default_factory=dict)
+    gradients: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+    throughput: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +178,8 @@ class Evaluation(Event):
 
     `eval_set` is the set's fingerprint, or another name by which a source tells one set from another, or None where it
     tells nothing. `previous` is, by metric, what the Trainer itself compared with when it printed a difference.
+    `stock` are the means the Trainer itself printed, and `gap` is, by name without its side, how far the evaluation
+    lies above the training since the epoch began.
     """
 
     type: ClassVar[str] = "evaluation"
@@ -119,6 +192,8 @@ class Evaluation(Event):
     eval_set: str | None = None
     seconds: float | None = None
     previous: dict[str, float] = field(default_factory=dict)
+    stock: dict[str, float] = field(default_factory=dict)
+    gap: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +294,9 @@ EVENTS: dict[str, type[Event]] = {
     for event in (
         Start,
         PhaseStart,
+        Action,
+        BadBatch,
+        BatchParts,
         LearningRateCheck,
         TrainEpoch,
         Evaluation,
@@ -250,7 +328,7 @@ def parse_event(line: Mapping[str, Any]) -> Event | None:
         return None
     known = {f.name for f in fields(kind)}
     values = {key: value for key, value in line.items() if key in known}
-    for key in ("metrics", "previous"):
+    for key in ("metrics", "previous", "stock", "gap", "losses"):
         if key in values:
             values[key] = {name: float(value) for name, value in values[key].items()}
     try:

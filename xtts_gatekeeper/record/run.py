@@ -10,6 +10,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from xtts_gatekeeper.record.events import (
+    Action,
+    BadBatch,
     Checkpoint,
     End,
     Evaluation,
@@ -71,8 +73,8 @@ class Series:
 class RunRecord:
     """One run as its events tell it.
 
-    A resume can go back to an earlier step. What the abandoned stretch measured is left out of `evaluations` and
-    `train_epochs`, which follow the line of weights that is in use; `events` still holds it.
+    A resume can go back to an earlier step, and a rewind to the weights of one. What the abandoned stretch measured is
+    left out of `evaluations` and `train_epochs`, which follow the line of weights that is in use; `events` has it.
 
     `name` tells one run from another where a source holds several; `notes` are what the reader has to say; `names` are
     a policy's own names for metrics.
@@ -98,6 +100,10 @@ class RunRecord:
                 evaluations = [e for e in evaluations if e.step <= event.step]
                 epochs = [e for e in epochs if e.step <= event.step]
                 resumed = bool(evaluations)
+            elif isinstance(event, Action) and event.name == "rewind":
+                back = int(event.values.get("to_step", event.step))
+                evaluations = [e for e in evaluations if e.step <= back]
+                epochs = [e for e in epochs if e.step <= back]
             elif isinstance(event, Evaluation):
                 if resumed:
                     first_after_resume.add(id(event))
@@ -202,6 +208,16 @@ class RunRecord:
     def phases(self) -> tuple[PhaseStart, ...]:
         """The phase starts, in order."""
         return tuple(e for e in self.events if isinstance(e, PhaseStart))
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """What the gatekeeper did by itself."""
+        return tuple(e for e in self.events if isinstance(e, Action))
+
+    @property
+    def bad_batches(self) -> tuple[BadBatch, ...]:
+        """The batches that stood out."""
+        return tuple(e for e in self.events if isinstance(e, BadBatch))
 
     @property
     def sample_scores(self) -> tuple[SampleScore, ...]:

@@ -10,9 +10,11 @@ from xtts_gatekeeper.gates.rules.combine import AllOf, AnyOf, AtLeast
 from xtts_gatekeeper.gates.rules.comparable import Comparable
 from xtts_gatekeeper.gates.rules.divergence import Divergence
 from xtts_gatekeeper.gates.rules.finite import Finite
+from xtts_gatekeeper.gates.rules.gradients import Gradients
 from xtts_gatekeeper.gates.rules.improved import Improved
 from xtts_gatekeeper.gates.rules.learning_rate import LearningRate
 from xtts_gatekeeper.gates.rules.memory import Memory
+from xtts_gatekeeper.gates.rules.memory_growth import MemoryGrowth
 from xtts_gatekeeper.gates.rules.nan_repeated import NanRepeated
 from xtts_gatekeeper.gates.rules.no_leak import NoLeak
 from xtts_gatekeeper.gates.rules.not_regressed import NotRegressed
@@ -42,7 +44,9 @@ RULES: dict[str, type[Any]] = {
     "spike": Spike,
     "target": Target,
     "threshold": Threshold,
+    "gradients": Gradients,
     "memory": Memory,
+    "memory_growth": MemoryGrowth,
     "out_of_memory": OutOfMemory,
     "checkpoint_intact": CheckpointIntact,
     "learning_rate": LearningRate,

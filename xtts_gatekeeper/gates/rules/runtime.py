@@ -11,7 +11,7 @@ from xtts_gatekeeper.record import RunRecord
 
 @dataclass(frozen=True)
 class Runtime:
-    """All planned epochs, at the median time of an epoch so far, fit into `max_hours`."""
+    """All planned epochs, at the median time of an epoch and its evaluation so far, fit into `max_hours`."""
 
     max_hours: float
 
@@ -23,13 +23,23 @@ class Runtime:
         planned = record.start.epochs_planned if record.start else None
         if not planned:
             return Finding("not_measured", "how many epochs are planned is not known")
-        times = [epoch.seconds for epoch in record.train_epochs if epoch.seconds is not None]
+        evaluated = {e.epoch: e.seconds or 0.0 for e in record.evaluations if not e.mid_epoch}
+        times = [e.seconds + evaluated.get(e.epoch, 0.0) for e in record.train_epochs if e.seconds is not None]
         if not times:
             return too_early("epoch time", 0, 1)
         per_epoch = median(times)
         hours = per_epoch * planned / 3600
-        evidence = {"hours": hours, "seconds_per_epoch": per_epoch, "epochs": planned, "max_hours": self.max_hours}
+        left = max(0, planned - 1 - record.train_epochs[-1].epoch)
+        evidence = {
+            "hours": hours,
+            "hours_left": per_epoch * left / 3600,
+            "seconds_per_epoch": per_epoch,
+            "epochs": planned,
+            "max_hours": self.max_hours,
+        }
         sentence = f"the whole plan of {planned} epochs takes about {duration(hours)}"
+        if left:
+            sentence += f" ({duration(evidence['hours_left'])} to come)"
         if hours > self.max_hours:
             return Finding("failed", f"{sentence}, more than the {self.max_hours:g} h allowed", evidence)
         return Finding("passed", f"{sentence}, within the {self.max_hours:g} h allowed", evidence)

@@ -1,7 +1,7 @@
 """All knowledge of the Coqui Trainer's internals (`coqui-tts-trainer` 0.4) and the models' private corners.
 
-Nothing else in the package reaches into `trainer` or `TTS` objects. Instance methods are wrapped, never replaced in
-the class; the one module function that is wrapped (`unique_run_folders`) works before there is an instance.
+Nothing outside this folder reaches into `trainer` or `TTS` objects. Instance methods are wrapped, never replaced in the
+class; `process.py` has the few module functions that are wrapped because they work before there is an instance.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import math
-import os
 import platform
-import random
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from xtts_gatekeeper import host_memory
 from xtts_gatekeeper.checkpoints.weights import XTTS_DVAE
-from xtts_gatekeeper.checkpoints.writer import sync_file
 from xtts_gatekeeper.errors import UserError
+from xtts_gatekeeper.phases.progress import Progress, progress_at
+from xtts_gatekeeper.trainer_port.process import unchanged_rng
+from xtts_gatekeeper.trainer_port.updates import Updates
 
 # `trainer` and torch are imported inside functions: gatekeep() may run before the recipe imports them.
 
@@ -43,8 +42,6 @@ TRAINER_FLAGS = (
     "--group_id",
 )
 
-_claimed: set[Path] = set()
-
 
 class StopTraining(BaseException):
     """Leaves the Trainer's loops; its text says why.
@@ -53,12 +50,31 @@ class StopTraining(BaseException):
     """
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a `device` (`cuda`, `mps`, `cpu`): `used` by any process, `total`, and `own` of this process."""
+
+    device: str
+    used: int
+    total: int
+    own: int
+
+    @property
+    def share(self) -> float:
+        """The share that is in use, 0 to 1."""
+        return self.used / self.total if self.total else 0.0
+
+
 class TrainerPort:
     """One Trainer, seen through what the gatekeeper needs of it."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.in_step = False
+        #: Training steps done in the current epoch; of the last one while it is evaluated.
+        self.step_in_epoch = 0
+        self.updates = Updates(trainer)
+        self._frozen: list[Any] = []
 
     # Where the run stands
 
@@ -84,6 +100,12 @@ class TrainerPort:
     def epoch(self) -> int:
         """The epoch as the Trainer prints it, from 0."""
         return int(self.trainer.epochs_done)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Micro-batches of an epoch; before the Trainer has built its loader, about."""
+        loader = self.trainer.train_loader
+        return len(loader) if loader is not None else max(1, self._batches)
 
     @property
     def is_main(self) -> bool:
@@ -137,6 +159,10 @@ class TrainerPort:
 
         setattr(self.trainer, name, wrapped)
 
+    def around_updates(self, before: Callable[[int], None], after: Callable[[int], None]) -> None:
+        """Call `before(number)` and `after(number)` around every update of optimizer `number`."""
+        self.updates.around(before, after)
+
     # Learning rate
 
     @property
@@ -166,12 +192,108 @@ class TrainerPort:
                 group["lr"] = lr
 
     @property
+    def schedulers(self) -> list[Any]:
+        """The schedulers, one for each optimizer, None where there is none."""
+        return list(self.trainer.scheduler)
+
+    def detach_schedulers(self) -> None:
+        """Take the schedulers off the Trainer: nothing but the phases moves the learning rate then.
+
+        OneCycleLR and CyclicLR have put a momentum of their own into the groups; that of the optimizer is put back.
+        """
+        for optimizer, scheduler in zip(self.optimizers, self.trainer.scheduler, strict=False):
+            if scheduler is None:
+                continue
+            for group in optimizer.param_groups:
+                for key in ("betas", "momentum"):
+                    if "max_momentum" in group and key in optimizer.defaults:
+                        group[key] = optimizer.defaults[key]
+        self.trainer.scheduler = [None] * len(self.trainer.scheduler)
+
+    @property
     def scheduler(self) -> str:
         """The schedulers in effect and when they step."""
         names = [type(s).__name__ for s in self.trainer.scheduler if s is not None]
         if not names:
             return "none"
         return f"{', '.join(names)}, stepped per {'epoch' if self.config.scheduler_after_epoch else 'step'}"
+
+    # What a phase may change
+
+    @property
+    def grad_clip(self) -> Any:
+        """The largest gradient norm, 0 or None for none; a list with several optimizers."""
+        return self.config.grad_clip
+
+    @grad_clip.setter
+    def grad_clip(self, norm: Any) -> None:
+        several = len(self.optimizers) > 1 and isinstance(norm, float | int)
+        self.config.grad_clip = [norm] * len(self.optimizers) if several else norm
+
+    @property
+    def grad_accum_steps(self) -> int:
+        """Micro-batches an update; the logged train `loss` is divided by it."""
+        return int(self.trainer.grad_accum_steps)
+
+    @grad_accum_steps.setter
+    def grad_accum_steps(self, steps: int) -> None:
+        self.trainer.grad_accum_steps = steps
+
+    def freeze(self, patterns: Sequence[str]) -> None:
+        """Let the parameters whose names match train no more, and those again that the call before has frozen.
+
+        Raises:
+            UserError: a pattern that matches no trained parameter, or nothing is left to train.
+        """
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._frozen = []
+        if not patterns:
+            return
+        trained = {id(p) for o in self.optimizers for group in o.param_groups for p in group["params"]}
+        named = {name: p for name, p in self.trainer._get_model().named_parameters() if id(p) in trained}
+        for pattern in patterns:
+            matching = [p for name, p in named.items() if fnmatchcase(name, pattern)]
+            if not matching:
+                raise UserError(f"freeze {pattern!r} matches no trained parameter; they are called like {min(named)}.")
+            self._frozen += [p for p in matching if p.requires_grad]
+            for parameter in matching:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+        if not any(p.requires_grad for p in named.values()):
+            raise UserError(f"freeze {', '.join(patterns)} leaves nothing to train.")
+        if self.trainer.use_amp_scaler and not self.grad_clip:
+            raise UserError(
+                "freeze with a gradient scaler needs a grad_clip: the Trainer fails in its norm without one."
+            )
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether gradients wait for their update."""
+        return any(self.updates.gradients(number) for number in range(len(self.optimizers)))
+
+    def forget_optimizer_state(self) -> None:
+        """Let every optimizer begin anew, with its groups and their settings as they are."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+
+    def carried_progress(self, objective: str) -> Progress | None:
+        """Where in its phases the run stood whose checkpoint was restored, as the file or the run around it tells."""
+        from xtts_gatekeeper.checkpoints.contents import Unreadable, UnsafePickle, peek
+        from xtts_gatekeeper.checkpoints.resume import record_of
+
+        file = Path(self.resumed_from or "")
+        try:
+            contents = peek(file)
+        except (Unreadable, UnsafePickle):  # a base of another format, or one that stock code loads all the same
+            return None
+        if contents.carried is not None:
+            return Progress.restored(contents.carried)
+        step = contents.step
+        found = None if step is None else progress_at(record_of(file.parent), step + 1, objective)
+        if found is None or step is None:
+            return None
+        return Progress.restored(found.to_dict(step, contents.epoch or 0))
 
     # Device, precision, versions
 
@@ -212,19 +334,29 @@ class TrainerPort:
                 found[package] = "not installed"
         return found
 
-    def memory(self) -> tuple[str, float]:
-        """The kind of device (`cuda`, `mps`, `cpu`) and the share of its memory that is in use, by any process."""
+    def memory(self) -> Memory:
+        """The memory of the device at this moment."""
         import torch
 
         device = next(self.trainer.model.parameters()).device.type
         if device == "cuda":
             free, total = torch.cuda.mem_get_info()
-            return "cuda", 1 - free / total
+            return Memory("cuda", total - free, total, torch.cuda.memory_allocated())
         if device == "mps":
-            return "mps", torch.mps.driver_allocated_memory() / torch.mps.recommended_max_memory()
-        import psutil
+            total = torch.mps.recommended_max_memory()
+            return Memory("mps", torch.mps.driver_allocated_memory(), total, torch.mps.current_allocated_memory())
+        total = host_memory.total_bytes()
+        return Memory("cpu", total - host_memory.available_bytes(), total, host_memory.process_bytes())
 
-        return "cpu", float(psutil.virtual_memory().percent) / 100
+    def peak_device_bytes(self) -> int | None:
+        """The most that tensors took on a CUDA device since the last call; None on others, which do not count it."""
+        import torch
+
+        if not self.on_gpu:
+            return None
+        peak = int(torch.cuda.max_memory_allocated())
+        torch.cuda.reset_peak_memory_stats()
+        return peak
 
     # Data
 
@@ -246,11 +378,6 @@ class TrainerPort:
                 trainer.eval_loader = trainer.get_eval_dataloader(trainer.eval_samples)
         samples = getattr(trainer.eval_loader.dataset, "samples", None)
         return list(samples) if isinstance(samples, list) else None
-
-    @property
-    def grad_accum_steps(self) -> int:
-        """Micro-batches an update; the logged train `loss` is divided by it."""
-        return int(self.trainer.grad_accum_steps)
 
     @property
     def loss_weights(self) -> dict[str, tuple[str, float]]:
@@ -321,16 +448,94 @@ class TrainerPort:
         return size
 
     @property
+    def accelerated(self) -> bool:
+        """Whether Hugging Face Accelerate does the updates."""
+        return bool(self.trainer.use_accelerate)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether a gradient scaler looks after the updates (fp16)."""
+        scaler = self.trainer.scaler
+        return bool(self.trainer.use_amp_scaler and scaler is not None and scaler.is_enabled())
+
+    @property
+    def sample_rate(self) -> int | None:
+        """The sample rate of the audio in a batch, in Hz; None when the config does not say."""
+        rate = getattr(getattr(self.config, "audio", None), "sample_rate", None)
+        return int(rate) if rate else None
+
+    @property
     def on_gpu(self) -> bool:
         """Whether the model is on a CUDA device."""
         return bool(self.trainer.use_cuda)
 
     @property
+    def _batches(self) -> int:
+        samples = self.train_samples
+        return -(-len(samples) // max(1, int(self.config.batch_size))) if samples is not None else 0
+
+    @property
     def planned_steps(self) -> int:
         """Micro-batches of the whole run, about: a model's dataset may leave clips out."""
-        samples = self.train_samples
-        batches = -(-len(samples) // max(1, int(self.config.batch_size))) if samples is not None else 0
-        return int(self.config.epochs) * batches
+        return int(self.config.epochs) * self._batches
+
+    def load_state(self, state: Mapping[str, Any]) -> bool:
+        """Put a saved state's weights in place, in the middle of a training; counters and learning rates stay.
+
+        With an optimizer's state in it that goes in, too; without one every optimizer begins anew, for the moments of
+        other weights would lead astray. A gradient scaler stays as it is where there is no state of one.
+
+        Args:
+            state: what was saved; weights that the model reads from a file of their own may be missing.
+
+        Returns:
+            Whether the optimizers' states were restored, too.
+
+        Raises:
+            UserError: it is the state of another model; nothing has been changed then.
+        """
+        model = self.trainer._get_model()
+        own = model.state_dict()
+        missing = [name for name in own if name not in state["model"] and not name.startswith(self.reloaded_weights)]
+        other = [n for n, value in state["model"].items() if n not in own or own[n].shape != value.shape]
+        if missing or other:
+            raise UserError(f"the file is of another model: {(missing + other)[0]} does not fit.")
+        model.load_state_dict(state["model"], strict=False)
+        self.clear_gradients()
+        saved = state.get("optimizer")
+        if saved:
+            for optimizer, one in zip(self.optimizers, saved if isinstance(saved, list) else [saved], strict=True):
+                optimizer.load_state_dict(one)
+        else:
+            self.forget_optimizer_state()
+        if self.trainer.scaler is not None and state.get("scaler"):
+            self.trainer.scaler.load_state_dict(state["scaler"])
+        return bool(saved)
+
+    def clear_gradients(self) -> None:
+        """Forget every gradient that waits for its update."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def stock_means(self, side: str) -> dict[str, float]:
+        """The means that the Trainer prints for the epoch, by the keys it logs; of the `train` or the `eval` side."""
+        average = self.trainer.keep_avg_train if side == "train" else self.trainer.keep_avg_eval
+        values = average.avg_values if average is not None else {}
+        return {name.removeprefix("avg_"): float(value) for name, value in values.items()}
+
+    def loss_alone(self, batch: Mapping[str, Any]) -> float:
+        """The loss of a formatted batch by itself: without gradient, without dropout, and leaving no trace."""
+        import torch
+
+        modes = [(module, module.training) for module in self.trainer.model.modules()]
+        try:
+            with unchanged_rng(), torch.no_grad():
+                self.trainer.model.eval()
+                _, losses = self.trainer._compute_loss(dict(batch), self.trainer.criterion[0], None)
+                return float(losses["loss"]) if losses else math.nan
+        finally:
+            for module, training in modes:
+                module.training = training
 
     def save_checkpoint(self) -> None:
         """Save as the Trainer does, or as whatever has been wrapped around that."""
@@ -374,109 +579,3 @@ def _slots(optimizer: str, options: Mapping[str, Any]) -> int:
     if optimizer in ("Adagrad", "Lion"):
         return 1
     return 2 + bool(options.get("amsgrad"))
-
-
-@contextmanager
-def unchanged_rng() -> Iterator[None]:
-    """Put the state of every random number generator back at the end of the block."""
-    import numpy
-    import torch
-
-    python, arrays, cpu = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        numpy.random.set_state(arrays)
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
-
-
-def unique_run_folders() -> None:
-    """Give every new run of this process a folder of its own.
-
-    The Trainer names a folder by the minute, and two runs of one minute share it; the crash of one deletes the
-    other's. The name is made inside `Trainer.__init__`, before any callback, hence the wrap of the function that
-    makes it. `mkdir` is what decides, so two processes cannot get the same folder either.
-    """
-    import trainer.trainer as module
-
-    stock = module.get_experiment_folder_path
-    if getattr(stock, "claims_folder", False) or is_distributed():
-        return
-
-    def claim(*args: Any, **kwargs: Any) -> Path:
-        path = first = Path(stock(*args, **kwargs))
-        first.parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            try:
-                path.mkdir()
-            except FileExistsError:
-                number += 1
-                path = first.with_name(f"{first.name}-{number}")
-            else:
-                _claimed.add(path)
-                return path
-
-    claim.claims_folder = True  # type: ignore[attr-defined]
-    module.get_experiment_folder_path = claim
-
-
-def config_in_one_step() -> None:
-    """Let the Trainer replace a run's config.json in one step.
-
-    It writes it anew at every start, and a kill meanwhile leaves an empty one: the run cannot be continued then.
-    """
-    import trainer.trainer as module
-
-    stock = module.copy_model_files
-    if getattr(stock, "in_one_step", False):
-        return
-
-    def copy(config: Any, out_path: Any, new_fields: Any) -> None:
-        old = Path(out_path) / "config.json"
-        if "://" in str(out_path) or not old.is_file():
-            stock(config, out_path, new_fields)
-            return
-        with tempfile.TemporaryDirectory(prefix=".starting-", dir=out_path) as folder:
-            stock(config, folder, new_fields)
-            sync_file(Path(folder) / old.name)
-            (Path(folder) / old.name).replace(old)
-
-    copy.in_one_step = True  # type: ignore[attr-defined]
-    module.copy_model_files = copy
-
-
-def is_distributed(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether several processes share this run: then they must agree on the stock name."""
-    return int(environ.get("WORLD_SIZE") or 1) > 1 or any(a.startswith("--use_ddp") for a in sys.argv)
-
-
-def check_rank(environ: Mapping[str, str] = os.environ) -> None:
-    """Refuse a leftover rank variable: the Trainer takes a lone process of rank 3 for a helper and saves nothing.
-
-    Raises:
-        UserError: naming the variable.
-    """
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # in the Trainer's order
-    name = next((name for name in names if environ.get(name)), None)
-    if name is not None and environ[name] != "0" and not is_distributed(environ):
-        raise UserError(
-            f"{name}={environ[name]} is set and this process trains alone: the Trainer would save nothing; unset it."
-        )
-
-
-def discard_run_folder(port: TrainerPort) -> None:
-    """Remove the folder of a run that was refused before it began, if this process made it for this run alone."""
-    if port.run_folder not in _claimed or port.continued:
-        return
-    logger = logging.getLogger("trainer")
-    for handler in list(logger.handlers):
-        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == port.run_folder.resolve():
-            logger.removeHandler(handler)
-            handler.close()
-    port.trainer.dashboard_logger.finish()
-    shutil.rmtree(port.run_folder, ignore_errors=True)

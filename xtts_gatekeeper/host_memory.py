@@ -1,0 +1,50 @@
+"""The memory of this machine, or of the container that limits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+#: Where a container's limit and use stand (versions 2 and 1), and the statistic of memory that can be taken back.
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
+
+
+def available_bytes() -> int:
+    """Bytes that can still be had, by the system's count and the container's limit."""
+    import psutil
+
+    return min([int(psutil.virtual_memory().available), *(left for left, _ in _containers())])
+
+
+def total_bytes() -> int:
+    """All the memory there is, by the system's count and the container's limit."""
+    import psutil
+
+    return min([int(psutil.virtual_memory().total), *(limit for _, limit in _containers())])
+
+
+def process_bytes() -> int:
+    """Bytes of this process in memory."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _containers() -> list[tuple[int, int]]:
+    """What is left and what is allowed, for each limit that there is."""
+    found = []
+    for limit, used, statistics, cache in _CGROUPS:
+        try:
+            counts = dict(line.split() for line in Path(statistics).read_text().splitlines())
+            allowed = int(Path(limit).read_text())
+            found.append((allowed - int(Path(used).read_text()) + int(counts.get(cache, 0)), allowed))
+        except (OSError, ValueError):  # no such file, or no limit ("max")
+            continue
+    return found

@@ -1,0 +1,29 @@
+"""All knowledge of the Coqui Trainer's internals; nothing outside this folder reaches into its objects."""
+
+from xtts_gatekeeper.trainer_port.port import TRAINER_FLAGS, Memory, StopTraining, TrainerPort
+from xtts_gatekeeper.trainer_port.process import (
+    check_rank,
+    config_in_one_step,
+    discard_run_folder,
+    is_distributed,
+    unchanged_rng,
+    unique_run_folders,
+)
+from xtts_gatekeeper.trainer_port.updates import Updates, clips_in, is_out_of_memory, split
+
+__all__ = [
+    "TRAINER_FLAGS",
+    "Memory",
+    "StopTraining",
+    "TrainerPort",
+    "Updates",
+    "check_rank",
+    "clips_in",
+    "config_in_one_step",
+    "discard_run_folder",
+    "is_distributed",
+    "is_out_of_memory",
+    "split",
+    "unchanged_rng",
+    "unique_run_folders",
+]
