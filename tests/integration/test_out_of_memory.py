@@ -1,0 +1,238 @@
+"""Out of memory in a step is a batch too large. The allocator's own refusal: more is asked of it than there is."""
+
+import pytest
+import torch
+from lines import BATCH, CLIPS, STEPS, Line, TwoLines, line_trainer, run_folder
+
+from xtts_gatekeeper import read_run
+from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, OutOfMemoryConfig
+from xtts_gatekeeper.record.events import BatchParts
+
+
+def exhaust():
+    torch.empty(1 << 55, dtype=torch.float64)
+
+
+class Hungry(Line):
+    """Runs out of memory with more than `fits` clips, where `hungry(clips)` says so."""
+
+    def __init__(self, fits, hungry=lambda names: True):
+        super().__init__()
+        self.fits = fits
+        self.hungry = hungry
+        self.parts = []
+
+    def train_step(self, batch, criterion, optimizer_idx=None):
+        if self.training:
+            self.parts.append(list(batch["filenames"]))
+            if len(batch["x"]) > self.fits and self.hungry(batch["filenames"]):
+                exhaust()
+        return super().train_step(batch, criterion)
+
+
+class InBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        exhaust()
+
+
+def weights(trainer):
+    return [parameter.detach().clone() for parameter in trainer.model.parameters()]
+
+
+def incidents(trainer):
+    return [incident for incident in read_run(trainer.output_path).incidents if incident.code == "oom"]
+
+
+def parts(trainer):
+    return [event for event in read_run(trainer.output_path).events if isinstance(event, BatchParts)]
+
+
+def test_stock_dies_of_it(tmp_path):
+    with pytest.raises(SystemExit):
+        line_trainer(tmp_path, None, Hungry(fits=2), epochs=1).fit()
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_batch_that_does_not_fit_is_trained_in_parts_and_the_update_stays_the_same(tmp_path, fits, accumulation):
+    args = {"grad_accum_steps": accumulation}
+    whole = line_trainer(tmp_path, GatekeeperConfig(), Line(), args=args, optimizer="AdamW", epochs=2)
+    whole.fit()
+    model = Hungry(fits)
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), model, args=args, optimizer="AdamW", epochs=2)
+    trainer.fit()
+    for one, other in zip(weights(whole), weights(trainer), strict=True):
+        assert torch.allclose(one, other, rtol=1e-5)
+    ours, theirs = (read_run(t.output_path).train_epochs for t in (trainer, whole))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-5)
+        assert one.gradients["norm_max"] == pytest.approx(other.gradients["norm_max"], rel=1e-4)
+    # Said twice; from then on no batch is tried whole.
+    assert len(incidents(trainer)) == 2
+    (lowered,) = parts(trainer)
+    assert (lowered.batch_size, lowered.whole) == (2 if fits == 3 else fits, BATCH * accumulation)
+    assert lowered.batch_size * lowered.grad_accum_steps == lowered.whole
+    tried_whole = [part for part in model.parts if len(part) == BATCH]
+    assert len(tried_whole) == 2
+
+
+def test_every_clip_is_trained_once_in_an_epoch_of_parts(tmp_path):
+    model = Hungry(fits=2)
+    trainer = line_trainer(tmp_path, GatekeeperConfig(out_of_memory=OutOfMemoryConfig(lower_after=1)), model, epochs=2)
+    trainer.fit()
+    second = model.parts[-(CLIPS // 2) :]
+    assert sorted(name for part in second for name in part) == sorted(f"{number}.wav" for number in range(CLIPS))
+
+
+def test_a_resumed_run_remembers_the_parts(tmp_path):
+    first = line_trainer(tmp_path, GatekeeperConfig(), Hungry(fits=2), epochs=1)
+    first.fit()
+    model = Hungry(fits=2)
+    args, flags = {"continue_path": str(first.output_path)}, ["--coqpit.epochs", "2"]
+    second = line_trainer(tmp_path, GatekeeperConfig(), model, args=args, flags=flags)
+    second.fit()
+    assert max(map(len, model.parts)) == 2
+    assert len(incidents(second)) == 2  # those of the first process
+
+
+def test_a_clip_that_does_not_fit_alone_is_left_out_with_its_batch(tmp_path):
+    model = Hungry(fits=0, hungry=lambda names: "9.wav" in names)
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), model, epochs=1)
+    trainer.fit()
+    record = read_run(trainer.output_path)
+    assert record.end.how == "finished" and record.train_epochs[0].skipped_batches == 1
+    said = [incident.message for incident in incidents(trainer)]
+    assert "8.wav, 9.wav, 10.wav, 11.wav" in said[0] and said[-1].count("the batch is left out") == 1
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_memory_that_runs_out_in_the_backward_pass_leaves_nothing_behind(tmp_path):
+    class Late(Hungry):
+        def forward(self, x):
+            out = super().forward(x)
+            return InBackward.apply(out) if self.training and len(x) > 2 else out
+
+    whole = line_trainer(tmp_path, GatekeeperConfig(), Line(), epochs=1)
+    whole.fit()
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), Late(fits=99), epochs=1)
+    trainer.fit()
+    for one, other in zip(weights(whole), weights(trainer), strict=True):
+        assert torch.allclose(one, other, rtol=1e-5)
+
+
+def test_a_backward_pass_that_broke_into_gradients_that_waited_costs_that_update(tmp_path):
+    """The bias has its gradient before the weight's breaks off: what was accumulated cannot be told from it."""
+
+    class Half(Hungry):
+        def forward(self, x):
+            weight = self.layer.weight
+            if self.training and self.breaks(x):
+                weight = InBackward.apply(weight)
+            return x @ weight.T + self.layer.bias
+
+        def breaks(self, x):
+            return float(x[0, 0]) == pytest.approx(0.1 + 0.9 * 4 / (CLIPS - 1))  # the batch that begins with clip 4
+
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), Half(fits=99), args={"grad_accum_steps": 4}, epochs=1)
+    trainer.fit()
+    (incident,) = incidents(trainer)
+    assert "left out, and what was accumulated before it" in incident.message
+    assert read_run(trainer.output_path).train_epochs[0].skipped_batches == 1
+
+
+def test_it_is_left_out_where_the_batch_cannot_be_cut(tmp_path):
+    class Two(TwoLines):
+        def train_step(self, batch, criterion, optimizer_idx=None):
+            if self.training and "0.wav" in batch["filenames"]:
+                exhaust()
+            return super().train_step(batch, criterion)
+
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), Two(), grad_clip=[0.0, 0.0], epochs=1)
+    trainer.fit()
+    assert read_run(trainer.output_path).train_epochs[0].skipped_batches == 1
+    assert trainer.total_steps_done == STEPS - 1
+
+
+def test_memory_that_runs_out_while_a_batch_is_prepared_costs_the_batch(tmp_path):
+    class Early(Line):
+        def format_batch(self, batch):
+            if self.training and "4.wav" in batch["filenames"]:
+                exhaust()
+            return batch
+
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), Early(), epochs=1)
+    trainer.fit()
+    (incident,) = incidents(trainer)
+    assert "while the batch was prepared" in incident.message
+    assert read_run(trainer.output_path).train_epochs[0].skipped_batches == 1
+
+
+def test_memory_that_runs_out_in_the_update_itself_ends_the_run_as_ever(tmp_path):
+    def install(trainer):
+        trainer.optimizer[0].register_step_pre_hook(lambda o, args, kwargs: exhaust())
+
+    class After(Line):
+        pass
+
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), After(), epochs=1)
+    install(trainer)
+    with pytest.raises(SystemExit):
+        trainer.fit()
+
+
+@pytest.mark.parametrize("section", [{"watch_only": True}, {"out_of_memory": OutOfMemoryConfig(retry=False)}])
+def test_it_ends_the_run_where_we_only_watch_or_are_told_to(tmp_path, section):
+    with pytest.raises(SystemExit):
+        line_trainer(tmp_path, GatekeeperConfig(**section), Hungry(fits=2), epochs=1).fit()
+
+
+def test_any_other_error_is_not_ours(tmp_path, capsys):
+    class Wrong(Line):
+        def train_step(self, batch, criterion, optimizer_idx=None):
+            raise RuntimeError("shapes cannot be multiplied")
+
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), Wrong(), epochs=1)
+    with pytest.raises(SystemExit):
+        trainer.fit()
+    assert "shapes cannot be multiplied" in capsys.readouterr().err
+
+
+def test_often_out_of_memory_despite_parts_is_a_reason_to_stop(tmp_path):
+    model = Hungry(fits=0, hungry=lambda names: "3.wav" in names or "7.wav" in names)
+    section = GatekeeperConfig(actions=ActionsConfig(stop=True))
+    trainer = line_trainer(tmp_path, section, model, epochs=20)
+    trainer.fit()
+    record = read_run(trainer.output_path)
+    assert record.end.how == "stopped" and "out of memory" in record.end.message
+    assert record.verdicts[-1].reasons[0]["code"] == "out_of_memory"
+    assert run_folder(trainer).glob("checkpoint_*.pth")
+
+
+def test_the_toy_xtts_trains_in_parts_as_it_does_whole(make_trainer, tmp_path, monkeypatch):
+    """Near to it: its loss is the mean over a part's tokens, and only the last clip of a batch gets its prompt masked."""
+    from TTS.tts.layers.xtts.gpt import GPT
+
+    stock, tried = GPT.forward, []
+
+    def forward(self, text_inputs, *args, **kwargs):
+        if self.training:
+            tried.append(len(text_inputs))
+            if len(text_inputs) > 1:
+                exhaust()
+        return stock(self, text_inputs, *args, **kwargs)
+
+    monkeypatch.setattr(GPT, "forward", forward)
+    trainer = make_trainer(tmp_path, GatekeeperConfig(), epochs=1)
+    trainer.fit()
+    record = read_run(trainer.output_path)
+    assert record.end.how == "finished"
+    (lowered,) = [event for event in record.events if isinstance(event, BatchParts)]
+    assert (lowered.batch_size, lowered.grad_accum_steps) == (1, 3)
+    assert tried.count(1) == 11 and tried.count(3) == 2
+    assert record.train_epochs[0].batches == 4 and record.train_epochs[0].skipped_batches == 0
+    assert record.evaluations[-1].metrics["eval.mel_ce"] < 7
