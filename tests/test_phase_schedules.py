@@ -1,6 +1,7 @@
 """The learning rate within a phase, and which phase is in effect where evaluations may end one."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -76,9 +77,11 @@ def test_one_cycle_ends_at_lr_end_as_torchs_does_with_that_divisor(length, lr_en
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_the_warm_up_has_the_rates_of_torchs_linear_one(schedule, warmup):
     theirs = torchs_rates(
-        lambda schedulers, optimizer: schedulers.LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1)
-        if warmup > 1
-        else schedulers.ConstantLR(optimizer, factor=1.0),
+        lambda schedulers, optimizer: (
+            schedulers.LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1)
+            if warmup > 1
+            else schedulers.ConstantLR(optimizer, factor=1.0)
+        ),
         warmup,
     )
     ours = [Phase("", LR, schedule, warmup_steps=warmup).lr_at(done, 1000) for done in range(warmup)]
@@ -174,6 +177,13 @@ def test_every_step_of_a_phase_has_a_rate_above_zero_and_never_more_than_its_lr(
     assert 0 < rate <= phase.lr * (1 + 1e-12)
 
 
+@pytest.mark.xfail(reason="within the last step of the warm-up a fraction is added to the whole rate", strict=True)
+@pytest.mark.parametrize(("warmup", "done"), [(1, 0.5), (10, 9.5)])
+def test_in_the_middle_of_a_step_the_rate_is_not_more_than_its_lr_either(warmup, done):
+    """Steps are fractions where an epoch has got another length since the phase began."""
+    assert Phase("", LR, "cosine", warmup_steps=warmup).lr_at(done, 100) <= LR
+
+
 @given(schedules(), st.floats(-10, 1e7) | st.integers(-10, 10**7), st.integers(-10, 10**6) | st.just(math.inf))
 def test_no_rate_is_nan_or_negative_wherever_the_phase_is_asked(phase, done, length):
     rate = phase.lr_at(done, length)
@@ -187,8 +197,8 @@ def test_a_rate_rises_to_one_top_and_falls_from_there(phase, length):
     found = [phase.lr_at(done, length) for done in sorted(seen)]
     top = found.index(max(found))
     slack = 1e-9 * phase.lr
-    assert all(b >= a - slack for a, b in zip(found[: top + 1], found[1 : top + 1], strict=False))
-    assert all(b <= a + slack for a, b in zip(found[top:], found[top + 1 :], strict=False))
+    assert all(b >= a - slack for a, b in pairwise(found[: top + 1]))
+    assert all(b <= a + slack for a, b in pairwise(found[top:]))
 
 
 @given(schedules(), lengths, st.integers(1, 1000))
@@ -268,6 +278,13 @@ def test_from_the_phase_that_was_reached_every_one_is_passed_that_is_over_and_no
 def test_a_phase_is_only_said_to_never_begin_where_nothing_but_the_epoch_ends_the_one_before(ends, epochs, told):
     sentences = PhasePlan((Phase("one", 1e-5, **ends), Phase("two", 1e-6))).never_reached(epochs)
     assert sentences == [f"two never begins: one lasts until epoch 5 and the run has {epochs}"] * told
+
+
+@pytest.mark.xfail(reason="that the step may come first is not looked at", strict=True)
+def test_a_phase_that_a_step_may_end_before_its_epoch_does_not_keep_the_next_one_from_beginning():
+    plan = PhasePlan((Phase("one", 1e-5, until_epoch=10, until_step=100), Phase("two", 1e-6)))
+    assert plan.at(step=100, epoch=2) == 1
+    assert plan.never_reached(epochs=5) == []
 
 
 @pytest.mark.parametrize(

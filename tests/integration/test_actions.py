@@ -197,7 +197,9 @@ def test_a_rewind_passes_over_a_best_that_is_broken(tmp_path):
                 file.write_bytes(file.read_bytes()[:-400])
         run_away(trainer)
 
-    trainer = line_trainer(tmp_path, section, callbacks={"on_train_step_start": break_best}, epochs=4, optimizer="AdamW")
+    trainer = line_trainer(
+        tmp_path, section, callbacks={"on_train_step_start": break_best}, epochs=4, optimizer="AdamW"
+    )
     trainer.fit()
     (rewind,) = read_run(trainer.output_path).actions
     assert rewind.values["file"] == f"checkpoint_{2 * STEPS}.pth" and rewind.values["optimizer"] == "restored"

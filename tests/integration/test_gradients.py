@@ -86,9 +86,7 @@ def test_stock_steps_nan_into_the_weights_and_so_do_we_when_only_watching(tmp_pa
 
 
 def test_an_accumulated_update_names_the_clips_of_all_its_batches(tmp_path):
-    trainer = line_trainer(
-        tmp_path, GatekeeperConfig(), callbacks=spoils(1), args={"grad_accum_steps": 2}, epochs=1
-    )
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), callbacks=spoils(1), args={"grad_accum_steps": 2}, epochs=1)
     before = state_of(trainer)
     seen = states_around(trainer)
     trainer.fit()
