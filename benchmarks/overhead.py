@@ -1,4 +1,4 @@
-"""What watching costs a training step, and whether it keeps anything: the stock Trainer and a watched one, side by side.
+"""What watching costs a step, and whether it keeps anything: the stock Trainer and a watched one, side by side.
 
     python benchmarks/overhead.py [--full] [--steps 150]
     python benchmarks/overhead.py --soak 20000
@@ -56,15 +56,18 @@ class Turns:
         self.left = {0, 1}
 
     def take(self, number: int) -> None:
+        """Wait for the turn."""
         with self.condition:
             self.condition.wait_for(lambda: self.turn == number or self.left == {number})
 
     def give(self, number: int) -> None:
+        """It is the other one's turn."""
         with self.condition:
             self.turn = 1 - number
             self.condition.notify_all()
 
     def leave(self, number: int) -> None:
+        """The other one need not wait any more."""
         with self.condition:
             self.left.discard(number)
             self.turn = 1 - number
@@ -257,6 +260,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=3)
     parser.add_argument("--clip", type=float, default=0.0, help="grad_clip; with one the Trainer takes the norm, too")
     parser.add_argument("--soak", type=int, default=0, metavar="N", help="train N steps of each kind, look at memory")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of the soak")
     parser.add_argument("--work", type=Path, help="where to work; by default a temporary folder")
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -277,7 +281,7 @@ def main() -> None:
         if not args.soak:
             pairs(work, args)
             return
-        for kind in KINDS:
+        for kind in args.kinds:
             command = [sys.executable, __file__, "--child", kind, "--work", folder, "--soak", str(args.soak)]
             env = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1"}
             done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)

@@ -169,7 +169,6 @@ def test_beside_such_a_one_a_metric_is_acted_on():
     assert decided(verdict("tune", "trend", "memory")) == Decision("next_phase", "trend says so")
 
 
-@pytest.mark.xfail(reason="the first reason that failed is named, whatever it is about", strict=True)
 def test_the_reason_that_is_given_is_one_that_is_about_learning():
     assert decided(verdict("tune", "memory", "trend")).why == "trend says so"
 

@@ -132,7 +132,7 @@ def test_more_data_is_asked_for_with_the_number_of_clips_there_are():
 # The time
 
 
-@pytest.mark.parametrize(("max_hours", "epochs"), [(1.0, 60), (0.5, 30), (0.026, 1)])
+@pytest.mark.parametrize(("max_hours", "epochs"), [(1.0, 55), (0.5, 27), (0.026, 1)])
 def test_as_many_epochs_as_fit_the_time_are_planned(max_hours, epochs):
     steps = advice("runtime", start(epochs_planned=100), curve(3.0), max_hours=max_hours)
     assert steps["fewer_epochs"].values == {"epochs": epochs}

@@ -177,7 +177,6 @@ def test_every_step_of_a_phase_has_a_rate_above_zero_and_never_more_than_its_lr(
     assert 0 < rate <= phase.lr * (1 + 1e-12)
 
 
-@pytest.mark.xfail(reason="within the last step of the warm-up a fraction is added to the whole rate", strict=True)
 @pytest.mark.parametrize(("warmup", "done"), [(1, 0.5), (10, 9.5)])
 def test_in_the_middle_of_a_step_the_rate_is_not_more_than_its_lr_either(warmup, done):
     """Steps are fractions where an epoch has got another length since the phase began."""
@@ -280,7 +279,6 @@ def test_a_phase_is_only_said_to_never_begin_where_nothing_but_the_epoch_ends_th
     assert sentences == [f"two never begins: one lasts until epoch 5 and the run has {epochs}"] * told
 
 
-@pytest.mark.xfail(reason="that the step may come first is not looked at", strict=True)
 def test_a_phase_that_a_step_may_end_before_its_epoch_does_not_keep_the_next_one_from_beginning():
     plan = PhasePlan((Phase("one", 1e-5, until_epoch=10, until_step=100), Phase("two", 1e-6)))
     assert plan.at(step=100, epoch=2) == 1

@@ -23,7 +23,7 @@ from records import (
 
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record import Evaluation, Journal, RunRecord, journal_path, read_events
-from xtts_gatekeeper.record.events import EVENTS, LearningRateCheck, PhaseStart, Renamed
+from xtts_gatekeeper.record.events import EVENTS, Action, BadBatch, BatchParts, LearningRateCheck, PhaseStart, Renamed
 from xtts_gatekeeper.record.run import best_of
 from xtts_gatekeeper.record.sources import evaluation_at, find_run, read_run
 
@@ -44,7 +44,23 @@ events = st.one_of(
     st.builds(lambda step, verdict: judged(evaluated(0, step=step), verdict), steps, texts),
     st.builds(lambda step, score: scored(0, score, step), steps, numbers),
     st.builds(Renamed, step=steps, epoch=steps, old=texts, new=texts, reason=texts),
-    st.builds(PhaseStart, step=steps, epoch=steps, name=texts, index=steps, lr=st.floats(0, 1)),
+    st.builds(
+        PhaseStart, step=steps, epoch=steps, name=texts, index=steps, lr=st.floats(0, 1), why=texts, waited=steps
+    ),
+    st.builds(
+        Action, step=steps, epoch=steps, name=texts, message=texts, values=st.dictionaries(texts, st.floats(0, 1))
+    ),
+    st.builds(
+        BadBatch,
+        step=steps,
+        epoch=steps,
+        kind=texts,
+        files=st.lists(texts, max_size=3),
+        suspects=st.lists(texts, max_size=3),
+        losses=st.dictionaries(texts, numbers, max_size=3),
+        limit=st.none() | st.floats(0, 1e9),
+    ),
+    st.builds(BatchParts, step=steps, epoch=steps, batch_size=steps, grad_accum_steps=steps, whole=steps),
     st.builds(
         LearningRateCheck,
         step=steps,

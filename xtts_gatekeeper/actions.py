@@ -71,7 +71,8 @@ def decide(
         if codes <= _LEVEL and enabled.next_phase and next_phase and rested:
             return Decision("next_phase", why)
         return Decision("stop", why) if enabled.stop else None
-    if not any(about_learning(reason) for reason in failed):
+    why = next((reason.message for reason in failed if about_learning(reason)), "")
+    if not why:
         return None
     if enabled.next_phase and next_phase and rested:
         return Decision("next_phase", why)
@@ -82,7 +83,8 @@ def decide(
 
 def about_learning(reason: Reason) -> bool:
     """Whether a reason is about a curve, as against memory, files or the clock: only that is a matter of the rate."""
-    return "metric" in reason.evidence or reason.code == "overfit"
+    grown = reason.code == "gradients" and "norm" in reason.evidence
+    return "metric" in reason.evidence or reason.code == "overfit" or grown
 
 
 def _factor(verdict: Verdict) -> float:

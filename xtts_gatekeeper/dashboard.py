@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from xtts_gatekeeper.gates import Verdict
-from xtts_gatekeeper.record import TrainEpoch
+from xtts_gatekeeper.record import Evaluation, TrainEpoch
 from xtts_gatekeeper.trainer_port import TrainerPort
 
 #: Prefix of every name of ours, so that they stand together and no reader of ours takes them for a second run.
@@ -27,11 +27,14 @@ class Dashboard:
         more = {"train.nonfinite_batches": float(epoch.nonfinite_batches)}
         if epoch.memory_used is not None:
             more["train.memory_used"] = epoch.memory_used
+        for part in (epoch.gradients, epoch.throughput):
+            more |= {f"train.{key}": float(value) for key, value in part.items() if value is not None}
         self._scalars({**epoch.metrics, **more})
 
-    def verdict(self, metrics: Mapping[str, float], verdict: Verdict) -> None:
-        """An evaluation's exact means, the verdict as a number and its reasons as text."""
-        self._scalars({**metrics, "verdict": float(VERDICTS[verdict.verdict])})
+    def verdict(self, evaluation: Evaluation, verdict: Verdict) -> None:
+        """An evaluation's exact means, their gap to training, the verdict as a number and its reasons as text."""
+        gaps = {f"gap.{name}": value for name, value in evaluation.gap.items()}
+        self._scalars({**evaluation.metrics, **gaps, "verdict": float(VERDICTS[verdict.verdict])})
         gates = f" at {' and '.join(verdict.gates)}" if verdict.gates else ""
         lines = [f"**{verdict.verdict}**{gates}"]
         lines += [f"- {r.outcome}: {r.message}" for r in verdict.reasons if r.status == "failed"]

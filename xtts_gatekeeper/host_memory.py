@@ -20,7 +20,7 @@ def available_bytes() -> int:
     """Bytes that can still be had, by the system's count and the container's limit."""
     import psutil
 
-    return min([int(psutil.virtual_memory().available), *(left for left, _ in _containers())])
+    return max(0, min([int(psutil.virtual_memory().available), *(left for left, _ in _containers())]))
 
 
 def total_bytes() -> int:
@@ -42,9 +42,16 @@ def _containers() -> list[tuple[int, int]]:
     found = []
     for limit, used, statistics, cache in _CGROUPS:
         try:
-            counts = dict(line.split() for line in Path(statistics).read_text().splitlines())
-            allowed = int(Path(limit).read_text())
-            found.append((allowed - int(Path(used).read_text()) + int(counts.get(cache, 0)), allowed))
+            allowed, taken = int(Path(limit).read_text()), int(Path(used).read_text())
         except (OSError, ValueError):  # no such file, or no limit ("max")
             continue
+        found.append((allowed - taken + _cached(statistics, cache), allowed))
     return found
+
+
+def _cached(statistics: str, name: str) -> int:
+    """Bytes of a container that can be taken back; 0 where nothing tells."""
+    try:
+        return int(dict(line.split() for line in Path(statistics).read_text().splitlines()).get(name, 0))
+    except (OSError, ValueError):
+        return 0

@@ -375,7 +375,7 @@ class Gatekeeper:
         for step in verdict.next_steps:
             self.port.log(f"  next: {step.message}")
         if self.recorder.journal is not None:
-            self.dashboard.verdict(self.recorder.seen().evaluations[-1].metrics, verdict)
+            self.dashboard.verdict(self.recorder.seen().evaluations[-1], verdict)
 
     def on_epoch_end(self, trainer: Any) -> None:
         """Act on the verdict on this epoch's evaluation."""

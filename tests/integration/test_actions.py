@@ -158,11 +158,9 @@ def test_weights_that_have_run_away_are_taken_back_to_the_best_and_training_goes
     assert record.evaluations[-1].metrics["eval.mel_ce"] < record.evaluations[1].metrics["eval.mel_ce"]
 
 
-def test_a_resume_right_after_a_rewind_goes_on_from_the_rewound_state(rewound, tmp_path):
+def test_a_resume_right_after_a_rewind_goes_on_from_the_rewound_state(rewound):
     """As if killed before the next save: the newest file is that of the rewind."""
-    trainer, best, after = rewound
-    run = run_folder(trainer)
-    record = read_run(run)
+    record = read_run(rewound[0].output_path)
     at = next(i for i, event in enumerate(record.events) if event.type == "action")
     saved = next(event for event in record.events[at:] if event.type == "checkpoint")
     assert saved.kind == "latest" and saved.step == 3 * STEPS
@@ -223,7 +221,8 @@ def test_a_rewind_on_the_toy_xtts_leaves_its_dvae_alone(make_trainer, tmp_path):
     section = GatekeeperConfig(phases=[PhaseConfig(lr=1e-3)], actions=ActionsConfig(rewind=True))
     policy = tmp_path / "nan.yaml"
     policy.write_text(
-        "{version: 1, name: nan, objective: eval.mel_ce, minimum_evaluations: 1, health: [{rule: finite, on_fail: stop}]}"
+        "{version: 1, name: nan, objective: eval.mel_ce, minimum_evaluations: 1, "
+        "health: [{rule: finite, on_fail: stop}]}"
     )
     section.policy = str(policy)
     trainer = make_trainer(tmp_path, section, callbacks={"on_epoch_end": lambda t: None}, epochs=3)

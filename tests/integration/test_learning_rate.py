@@ -165,7 +165,7 @@ def test_warm_up_and_cosine_go_on_after_a_resume_in_the_middle(tmp_path):
     seen = rates_at_updates(second)
     second.fit()
     # The Trainer's counter is one ahead after a resume from a file that was saved between two steps.
-    by_step = dict((step, rates) for step, rates in wanted)
+    by_step = dict(wanted)
     assert all(by_step.get(step, rates) == rates for step, rates in seen) and len(seen) == 3 * STEPS
 
 

@@ -214,7 +214,7 @@ def test_often_out_of_memory_despite_parts_is_a_reason_to_stop(tmp_path):
 
 
 def test_the_toy_xtts_trains_in_parts_as_it_does_whole(make_trainer, tmp_path, monkeypatch):
-    """Near to it: its loss is the mean over a part's tokens, and only the last clip of a batch gets its prompt masked."""
+    """Near to it: its loss is the mean over a part's tokens, and of a batch only the last clip's prompt is masked."""
     from TTS.tts.layers.xtts.gpt import GPT
 
     stock, tried = GPT.forward, []

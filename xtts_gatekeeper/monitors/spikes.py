@@ -15,7 +15,7 @@ class Spikes:
     for gradient norms and losses scatter by factors. With fewer than `least` values nothing stands out.
 
     >>> spikes = Spikes(least=5)
-    >>> [spikes.limit(value) for value in (1.0, 1.1, 0.9, 1.0, 1.05, 1.1)]
+    >>> [spikes.limit(value) for value in (1.0, 1.1, 0.9, 1.0, 1.05, 1.0)]
     [None, None, None, None, None, None]
     >>> spikes.limit(40.0)
     3.0
@@ -43,6 +43,6 @@ class Spikes:
                 spread = 1.4826 * median(abs(other - middle) for other in before)
                 above = max(self.times * spread, math.log(self.factor))
                 if log > middle + above:
-                    found = round(math.exp(middle + above), 6)
+                    found = float(f"{math.exp(middle + above):.6g}")
         self._logs.append(log)
         return found

@@ -95,7 +95,7 @@ class PhaseActor:
 
     @property
     def _first(self) -> int:
-        """The index of the phase to begin in: evaluations may have ended the one before in the process's last moment."""
+        """The index of the phase to begin in: evaluations may have ended the one it was in at the last moment."""
         ended = bool(self._known and self.progress.ended(self.phase)) and self.has_next
         return self.plan.at(self.step, self.epoch, self.progress.index + ended)
 

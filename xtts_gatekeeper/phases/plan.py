@@ -63,7 +63,7 @@ class Phase:
         if self.schedule == "one_cycle":
             return self._one_cycle(done, length)
         if done < self.warmup_steps:
-            return self.lr * (done + 1) / self.warmup_steps
+            return self.lr * min(1.0, (done + 1) / self.warmup_steps)
         if self.schedule == "constant":
             return self.lr
         span = length - self.warmup_steps
@@ -131,7 +131,7 @@ class PhasePlan:
         return [
             f"{after.name} never begins: {phase.name} lasts until epoch {phase.until_epoch} and the run has {epochs}"
             for phase, after in zip(self.phases, self.phases[1:], strict=False)
-            if phase.until_epoch is not None and phase.until_epoch >= epochs and not _ends_early(phase)
+            if phase.until_epoch is not None and phase.until_epoch >= epochs and not _may_end_before(phase)
         ]
 
     def check_start(self, step: int, epoch: int, reached: int) -> None:
@@ -159,8 +159,14 @@ class PhasePlan:
             )
 
 
-def _ends_early(phase: Phase) -> bool:
-    return phase.until_plateau is not None or phase.until_target is not None or phase.until_tune
+def _may_end_before(phase: Phase) -> bool:
+    """Whether something else than its epoch may end the phase."""
+    return (
+        phase.until_step is not None
+        or phase.until_plateau is not None
+        or phase.until_target is not None
+        or phase.until_tune
+    )
 
 
 def matches(in_effect: Sequence[float], planned: Sequence[float]) -> bool:

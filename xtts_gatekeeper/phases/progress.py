@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from xtts_gatekeeper.phases.plan import Phase, PhasePlan
@@ -29,10 +29,11 @@ class Patience:
 
     def after(self, loss: float, eval_set: str | None) -> Patience:
         """The patience after one more evaluation; a value that is no number is not better than anything."""
-        if self.best is None or (eval_set != self.eval_set and math.isfinite(loss)):
-            return Patience(loss, 0, eval_set) if math.isfinite(loss) else replace(self, waited=self.waited + 1)
-        if loss < self.best - LEAST_GAIN * abs(self.best):
-            return Patience(loss, 0, self.eval_set)
+        if not math.isfinite(loss):
+            return replace(self, waited=self.waited + 1)
+        other = self.best is None or eval_set != self.eval_set
+        if other or loss < (self.best or 0.0) - LEAST_GAIN * abs(self.best or 0.0):
+            return Patience(loss, 0, eval_set)
         return replace(self, waited=self.waited + 1)
 
 
@@ -66,17 +67,29 @@ class Progress:
         None for what is not ours, or of a version that cannot be read.
         """
         try:
-            values = dict(carried["progress"])
-            values["patience"] = Patience(**values["patience"])
-            known = {field.name for field in fields(cls)}
-            progress = cls(**{key: value for key, value in values.items() if key in known})
-            return replace(progress, step_offset=int(carried["step"]), epoch_offset=int(carried["epoch"]))
-        except (KeyError, TypeError, ValueError):
+            values = carried["progress"]
+            patience = values["patience"]
+            best, eval_set = patience.get("best"), patience.get("eval_set")
+            return cls(
+                index=int(values["index"]),
+                name=str(values["name"]),
+                began_step=int(values.get("began_step", 0)),
+                began_epoch=float(values.get("began_epoch", 0.0)),
+                lr_factor=float(values.get("lr_factor", 1.0)),
+                step_offset=int(carried["step"]),
+                epoch_offset=int(carried["epoch"]),
+                patience=Patience(
+                    None if best is None else float(best),
+                    int(patience.get("waited", 0)),
+                    None if eval_set is None else str(eval_set),
+                ),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             return None
 
     def fits(self, plan: PhasePlan) -> bool:
         """Whether `plan` has the phase that this progress is in, at the same place."""
-        return self.index < len(plan.phases) and plan.phases[self.index].name == self.name
+        return 0 <= self.index < len(plan.phases) and plan.phases[self.index].name == self.name
 
     def ended(self, phase: Phase, verdict: str | None = None) -> str:
         """Why the evaluations end the phase, or an empty text.

@@ -5,6 +5,7 @@ Not the journal: nothing is decided by them, a kill may cost the last hundred, a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,5 +38,6 @@ class StepLog:
         """
         lines, self._lines = self._lines, []
         if lines:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(lines))
+            with self.path.open("ab+") as file:
+                torn = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+                file.write(("\n" if torn else "").encode() + "".join(lines).encode(errors="backslashreplace"))

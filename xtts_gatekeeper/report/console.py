@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from xtts_gatekeeper.gates.rules.runtime import duration
 from xtts_gatekeeper.report.table import COLUMNS, format_cell
 
 #: Column -> its header on two lines, so that the table fits 80 columns.
@@ -23,6 +24,8 @@ _HEADERS = {
     "Mem state": "Mem\nstate",
     "Sample score (/25)": "Sample\n(/25)",
 }
+#: So many suspected clips are named.
+_SUSPECTS = 5
 _STYLE = {"continue": "green", "tune": "yellow", "stop": "red", "undecided": "cyan"}
 
 
@@ -162,12 +165,48 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
         console.print(f"  warning: {warning}", markup=False, soft_wrap=True)
     print_table(console, status["rows"])
     for phase in status["phases"]:
-        console.print(f"{phase['name']}: LR {phase['lr']:g} from step {phase['step']}", markup=False)
+        why = f", {phase['why']}" if phase["why"] else ""
+        console.print(
+            f"{phase['name']}: LR {phase['lr']:g} from step {phase['step']}{why}", markup=False, soft_wrap=True
+        )
+    for action in status["actions"]:
+        line = f"Action at step {action['step']}, {action['name']}: {action['message']}"
+        console.print(line, markup=False, soft_wrap=True)
     print_analysis(console, status["analysis"])
+    print_health(console, status["health"])
     for incident in status["incidents"]:
         console.print(f"Incident at step {incident['step']}: {incident['message']}", markup=False, soft_wrap=True)
     print_verdict(console, status["verdict"])
     print_disk(console, status)
+
+
+def print_health(console: Console, health: Mapping[str, Any]) -> None:
+    """What the latest epoch's monitors found, as far as they measured; then the clips that stood out."""
+    parts: list[str] = []
+    if health["updates"]:
+        lost = health["nonfinite_updates"]
+        skipped = f", {lost} of {health['updates']} updates held NaN or infinity" if lost else ""
+        norm = health["grad_norm_median"]
+        parts.append(
+            "no finite gradient" if norm is None else f"gradient norm {norm:.3g} (max {health['grad_norm_max']:.3g})"
+        )
+        parts[-1] += skipped
+    if health["steps_per_second"]:
+        audio = health["audio_seconds_per_second"]
+        parts.append(f"{health['steps_per_second']:.3g} steps/s" + (f", {audio:.3g} s of audio/s" if audio else ""))
+        parts.append(f"{health['data_wait_share']:.0%} waiting for data")
+    if health["memory_peak_bytes"]:
+        parts.append(f"memory {_megabytes(health['memory_bytes'])}, {_megabytes(health['memory_peak_bytes'])} at most")
+    if health["hours_left"]:
+        parts.append(f"{duration(health['hours_left'])} to go")
+    if parts:
+        console.print(f"Latest epoch: {'; '.join(parts)}", markup=False, soft_wrap=True)
+    if health["bad_batches"]:
+        kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in health["bad_batches"].items())
+        clips = [f"{file} ({count} times)" if count > 1 else file for file, count in health["suspects"].items()]
+        more = f" and {len(clips) - _SUSPECTS} more" if len(clips) > _SUSPECTS else ""
+        suspects = f"; suspected: {', '.join(clips[:_SUSPECTS])}{more}" if clips else ""
+        console.print(f"Batches that stood out: {kinds}{suspects}", markup=False, soft_wrap=True)
 
 
 def print_verify(console: Console, document: Mapping[str, Any]) -> None:

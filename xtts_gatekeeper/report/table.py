@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from xtts_gatekeeper.checkpoints.inventory import run_files
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate
 from xtts_gatekeeper.gates.analysis import analysis
+from xtts_gatekeeper.gates.rules.runtime import Runtime
 from xtts_gatekeeper.record import Evaluation, RunRecord, TrainEpoch, VerdictEvent
 
 #: Column -> key of a row, in the checklist's order.
@@ -109,13 +112,45 @@ def status(run: Path, record: RunRecord, policy: Policy) -> dict[str, Any]:
         "baseline": start.to_dict() if start else None,
         "rows": tracking_rows(record, policy),
         "source": record.source,
-        "phases": [{"name": p.name, "lr": p.lr, "step": p.step, "epoch": p.epoch} for p in record.phases],
+        "phases": [{"name": p.name, "lr": p.lr, "step": p.step, "epoch": p.epoch, "why": p.why} for p in record.phases],
+        "actions": [action.to_dict() for action in record.actions],
+        "health": health(record),
         "analysis": analysis(record, policy.objective, target.value if target else None),
         "verdict": evaluate(record, policy).to_dict(),
         "files": files,
         "disk_bytes": sum(files.values()),
         "freed_bytes": freed,
         "incidents": [incident.to_dict() for incident in record.incidents],
+    }
+
+
+def health(record: RunRecord) -> dict[str, Any]:
+    """What the monitors found in the latest epoch of training, and of bad batches in the whole run.
+
+    Returns:
+        A dict whose values are None where they are not measured: `grad_norm_median` and `grad_norm_max` (before
+        clipping), `updates`, `nonfinite_updates`, `skipped_updates` and `gradient_spikes` of the epoch; `gap` (eval
+        above train, by metric); `steps_per_second`, `audio_seconds_per_second`, `data_wait_share`; `memory_bytes` of
+        the process at the end of the epoch and at its peak; `hours_left` of the planned epochs; `bad_batches` by kind,
+        and the `suspects` among their clips with how often each.
+    """
+    epoch = record.train_epochs[-1] if record.train_epochs else None
+    gradients, memory, speed = (epoch.gradients, epoch.memory, epoch.throughput) if epoch else ({}, {}, {})
+    evaluation = record.evaluations[-1] if record.evaluations else None
+    planned = record.start.epochs_planned if record.start else None
+    time = Runtime(max_hours=math.inf).check(record).evidence if planned else {}
+    return {
+        "grad_norm_median": gradients.get("norm_median"),
+        "grad_norm_max": gradients.get("norm_max"),
+        **{key: gradients.get(key) for key in ("updates", "nonfinite_updates", "skipped_updates")},
+        "gradient_spikes": gradients.get("spikes"),
+        "gap": evaluation.gap if evaluation else {},
+        **{key: speed.get(key) for key in ("steps_per_second", "audio_seconds_per_second", "data_wait_share")},
+        "memory_bytes": memory.get("own_bytes"),
+        "memory_peak_bytes": memory.get("peak_own_bytes"),
+        "hours_left": time.get("hours_left"),
+        "bad_batches": dict(Counter(batch.kind for batch in record.bad_batches)),
+        "suspects": dict(Counter(file for batch in record.bad_batches for file in batch.suspects).most_common()),
     }
 
 

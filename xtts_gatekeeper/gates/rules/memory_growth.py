@@ -13,7 +13,8 @@ from xtts_gatekeeper.series import median_slope, noise_allowance
 class MemoryGrowth:
     """What this process takes does not grow so that the device would be `full` (a share) before the plan ends.
 
-    By the robust slope over all epochs since the process began, at least `epochs`; a growth within the noise is none.
+    By the robust slope over all epochs since the process began, at least `epochs`, or over the later half of them where
+    that is less: what jumped once and stayed does not grow. A growth within the noise is none.
     """
 
     epochs: int = 5
@@ -33,7 +34,7 @@ class MemoryGrowth:
         if len(epochs) < self.epochs:
             return too_early("memory of the process", len(epochs), self.epochs)
         own = [float(epoch.memory["own_bytes"]) for epoch in epochs]
-        slope = median_slope(own)
+        slope = min(median_slope(own), median_slope(own[len(own) // 2 :]))
         last = epochs[-1].memory
         left = max(0, planned - 1 - epochs[-1].epoch)
         share = (last["used_bytes"] + slope * left) / last["total_bytes"]
