@@ -68,6 +68,18 @@ def test_the_readmes_recipe_code_is_python_and_its_names_exist():
     eval(f"GatekeeperConfig({phases})", namespace).check()
 
 
+def test_the_phases_in_the_docs_make_plans():
+    from xtts_gatekeeper.config import GatekeeperConfig
+
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/phases.md").read_text(encoding="utf-8"), re.DOTALL)
+    namespace = {}
+    exec(code, namespace)
+    plans = [value for value in namespace.values() if isinstance(value, GatekeeperConfig)]
+    assert len(plans) == 3
+    for plan in plans:
+        plan.check()
+
+
 def recipe_commands():
     return re.findall(r"^\.venv/bin/python (recipes/train_\w+\.py .*)$", README, re.MULTILINE)
 
