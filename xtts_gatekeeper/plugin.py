@@ -112,6 +112,7 @@ class Gatekeeper:
     def _install(self) -> None:
         """The instance methods that are wrapped, because the Trainer has no callback there."""
         self.leaving.install()
+        self.port.wrap("train_step", self._count_step)
         if self.port.is_main:
             self.watch.install()
             self.port.wrap("train_step", self._around_train_step)
@@ -240,7 +241,7 @@ class Gatekeeper:
             self.keeper.prune()
         if self.phases is not None:
             self.phases.begin()
-        elif self.schedule is not None:
+        elif self.schedule is not None and not port.accelerated:  # Accelerate steps schedulers by a count of its own
             refuse_first = acting and section.lr_mismatch == "error"
             self.schedule.install(RateCheck(port, self.recorder.record, refuse=refuse_first, correct=False))
         self._install()
@@ -266,12 +267,19 @@ class Gatekeeper:
         if not self.active:
             return
         self.leaving.in_training = True
+        self.port.step_in_epoch = 0
         self.watch.begin_epoch()
 
     def on_train_step_start(self, trainer: Any) -> None:
         """Put the planned learning rate in effect."""
         if self.active and self.phases is not None:
             self.phases.step_begins()
+
+    def _count_step(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return stock(*args, **kwargs)
+        finally:
+            self.port.step_in_epoch += 1
 
     def _around_train_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
         outputs, losses = stock(batch, *args, **kwargs)

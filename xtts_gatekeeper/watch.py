@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from xtts_gatekeeper.monitors.batch import Batch, clips_that_are_no_numbers, describe
@@ -86,7 +87,6 @@ class Watch:
 
     def begin_epoch(self) -> None:
         """The training part of an epoch begins."""
-        self.port.step_in_epoch = 0
         self._began = time.perf_counter()
         self.losses = LossMeter()
         for monitor in (self.gradients, self.memory, self.throughput):
@@ -158,13 +158,14 @@ class Watch:
                 outputs, losses = self.out_of_memory.around_step(lambda: stock(batch, *args, **kwargs))
         finally:
             self.port.in_step = False
-            self.port.step_in_epoch += 1
         updated = self.gradients.updates != updates
         with self.recorder.softly("train_losses"):
             self._take(losses, updated)
         self._formatted = None
         if updated:
             self._of_update.clear()
+        elif self._of_update:  # an update may be many batches long: of those before this one the names are enough
+            self._of_update[-1] = replace(self._of_update[-1], content={})
         with self.recorder.softly("memory"):
             self.memory.look()
         self.throughput.step_ends(self._batch)
@@ -217,7 +218,8 @@ class Watch:
         suspects = [file for batch in batches for file in clips_that_are_no_numbers(batch)]
         losses: dict[str, float] = {}
         if not suspects and len(batches) == 1:
-            losses = self._losses_alone(batches[0])
+            with self.recorder.softly("clips_alone"):
+                losses = self._losses_alone(batches[0])
             suspects = files if len(files) == 1 else _suspects(losses)
         self.recorder.record(
             BadBatch(

@@ -281,3 +281,49 @@ def test_updates_that_stay_lost_rewind_to_the_best_where_that_is_enabled(tmp_pat
     assert trainer.total_steps_done == 4 * STEPS and record.end.how == "finished"
     assert record.train_epochs[-1].lr_end == [0.025]
     assert record.verdicts[-1].verdict == "continue"
+
+
+# A gradient scaler, on the CPU
+
+
+def scaled(trainer, scale=2.0**16):
+    """Gives the trainer a scaler that works: the stock one needs CUDA."""
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
+    return trainer
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_the_norm_is_that_of_the_unscaled_gradient(tmp_path, clip):
+    plain = line_trainer(tmp_path, GatekeeperConfig(), grad_clip=clip, epochs=1)
+    plain.fit()
+    trainer = scaled(line_trainer(tmp_path, GatekeeperConfig(), use_grad_scaler=True, grad_clip=clip, epochs=1))
+    trainer.fit()
+    wanted, found = (read_run(t.output_path).train_epochs[0].gradients for t in (plain, trainer))
+    assert found["norm_max"] == pytest.approx(wanted["norm_max"], rel=1e-5)
+    assert torch.allclose(plain.model.layer.weight, trainer.model.layer.weight, rtol=1e-5)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_scaler_that_looks_for_its_scale_is_counted_apart_and_does_not_end_the_run(tmp_path, clip):
+    """It takes many updates until the scale is small enough for float32."""
+    section = GatekeeperConfig(gradients=GradientsConfig(nonfinite_limit=3))
+    trainer = scaled(line_trainer(tmp_path, section, use_grad_scaler=True, grad_clip=clip, epochs=9), scale=2.0**127)
+    trainer.model.before = lambda batch: batch.update(y=batch["y"] * 2.0**8)
+    trainer.fit()
+    record = read_run(trainer.output_path)
+    skips = [epoch.gradients["scaler_skips"] for epoch in record.train_epochs]
+    assert skips[0] == STEPS and skips[-1] == 0 and sum(skips) > 3 * 2
+    assert all(e.gradients["updates"] == STEPS and not e.gradients["skipped_updates"] for e in record.train_epochs)
+    assert record.end.how == "finished" and record.actions == ()
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_scaler_that_finds_no_scale_ends_the_run(tmp_path, clip):
+    section = GatekeeperConfig(gradients=GradientsConfig(nonfinite_limit=3))
+    trainer = scaled(
+        line_trainer(tmp_path, section, callbacks=spoils(*range(999)), use_grad_scaler=True, grad_clip=clip, epochs=50),
+        scale=4.0,
+    )
+    trainer.fit()
+    # 4, 2 and 1 are still a search; the scale is read before the scaler has lowered it.
+    assert read_run(trainer.output_path).end.how == "stopped" and trainer.total_steps_done <= 7

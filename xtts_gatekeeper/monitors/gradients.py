@@ -16,8 +16,8 @@ class GradientMonitor:
 
     The stock Trainer shows the norm as 0 without clipping and where it is NaN, and steps NaN into the weights. Here an
     update whose norm is no finite number is left out: the gradients are taken away, so that the optimizer changes
-    neither weights nor its own state. With a gradient scaler that is the scaler's doing; it is counted apart, for while
-    it looks for its scale it is no fault.
+    neither weights nor its own state. With a gradient scaler that is the scaler's doing, and counted apart: while its
+    scale is 1 or more it looks for a smaller one, and it is no fault.
 
     Args:
         port: the Trainer.
@@ -40,7 +40,7 @@ class GradientMonitor:
 
     def install(self) -> None:
         """Hook into every update."""
-        self.port.updates.install(self._ready)
+        self.port.updates.install(self._ready, self._scaled_away)
 
     def begin_epoch(self) -> None:
         """See `Monitor`."""
@@ -59,6 +59,18 @@ class GradientMonitor:
             "norm_max": round(max(norms), 6) if norms else None,
         }
 
+    def _scaled_away(self, number: int) -> None:
+        """The gradient scaler has left out an update whose gradients nobody has looked at."""
+        self.updates += 1
+        self._count["updates"] += 1
+        self._lost_to_the_scaler()
+
+    def _lost_to_the_scaler(self) -> None:
+        self._count["nonfinite_updates"] += 1
+        self._count["scaler_skips"] += 1
+        searching = (self.port.loss_scale or 0.0) >= 1
+        self.nonfinite_in_a_row = 0 if searching else self.nonfinite_in_a_row + 1
+
     def _ready(self, number: int) -> None:
         norm = self.port.updates.norm(number)
         if norm is None:
@@ -74,11 +86,11 @@ class GradientMonitor:
                 self._count["spikes"] += 1
                 self.bad("gradient_spike", norm, limit)
             return
+        if self.port.loss_scale is not None:
+            self._lost_to_the_scaler()
+            return
         self.nonfinite_in_a_row += 1
         self._count["nonfinite_updates"] += 1
-        if self.port.scaled:
-            self._count["scaler_skips"] += 1
-            return
         if self.skip:
             self._count["skipped_updates"] += 1
             self.port.updates.drop_gradients(number)

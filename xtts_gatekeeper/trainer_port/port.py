@@ -453,10 +453,9 @@ class TrainerPort:
         return bool(self.trainer.use_accelerate)
 
     @property
-    def scaled(self) -> bool:
-        """Whether a gradient scaler looks after the updates (fp16)."""
-        scaler = self.trainer.scaler
-        return bool(self.trainer.use_amp_scaler and scaler is not None and scaler.is_enabled())
+    def loss_scale(self) -> float | None:
+        """The scale of the gradient scaler that looks after the updates (fp16); None without one. Waits for a GPU."""
+        return float(self.trainer.scaler.get_scale()) if self.updates.scaler_at_work else None
 
     @property
     def sample_rate(self) -> int | None:

@@ -35,6 +35,7 @@ class Updates:
         self._losses: dict[str, Any] | None = None
         self._number = 0
         self._measured: set[int] = set()
+        self._met = False
 
     def around(self, before: Ready, after: Ready) -> None:
         """Call `before(number)` and `after(number)` around every update of optimizer `number`."""
@@ -42,11 +43,12 @@ class Updates:
             optimizer.register_step_pre_hook(lambda o, args, kwargs, number=number: before(number))
             optimizer.register_step_post_hook(lambda o, args, kwargs, number=number: after(number))
 
-    def install(self, ready: Ready) -> None:
+    def install(self, ready: Ready, missed: Ready) -> None:
         """Call `ready(number)` once an update, when its gradients are whole: accumulated, unscaled, and not clipped.
 
         The Trainer announces them right before it clips. Where it does not (a gradient scaler without clipping, a model
-        with an optimization of its own) they are met as the update begins.
+        with an optimization of its own) they are met as the update begins; `missed(number)` tells of an update that a
+        gradient scaler has left out before that.
         """
 
         def measure(number: int) -> None:
@@ -56,7 +58,7 @@ class Updates:
 
         def begin(number: int) -> None:
             measure(number)
-            self.under_way = True
+            self.under_way = self._met = True
 
         def end(number: int) -> None:
             self.under_way = False
@@ -65,10 +67,15 @@ class Updates:
         def optimize(stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
             self._number = kwargs.get("optimizer_idx") or 0
             self._measured.discard(self._number)  # left from an update that the gradient scaler left out
+            self._met = False
             try:
-                return stock(batch, *args, **kwargs)
+                found = stock(batch, *args, **kwargs)
             finally:
                 self._losses = None
+            due = self.scaler_at_work and kwargs.get("step_optimizer", True) and found[1]
+            if due and not self._met and self._number not in self._measured:
+                missed(self._number)
+            return found
 
         def clipping(stock: Callable[..., Any], *args: Any) -> None:
             stock(*args)
@@ -132,6 +139,12 @@ class Updates:
         norm, *values = torch.stack([norm.float(), *(losses[key].detach().float() for key in keys)]).tolist()
         losses.update(zip(keys, values, strict=True))
         return float(norm)
+
+    @property
+    def scaler_at_work(self) -> bool:
+        """Whether a gradient scaler decides about the updates (fp16)."""
+        scaler = self.trainer.scaler
+        return bool(self.trainer.use_amp_scaler and scaler is not None and scaler.is_enabled())
 
     @property
     def _optimizers(self) -> Sequence[Any]:
