@@ -101,6 +101,50 @@ def make_config(work: Path, steps: int, **values):
     )
 
 
+class Own:
+    """The processor time that our own code takes within the steps of a watched Trainer, hook by hook.
+
+    Around the stock methods it is what the outermost wrap takes beyond the innermost; inside of them, hooks are timed.
+    """
+
+    def __init__(self) -> None:
+        from xtts_gatekeeper.monitors.gradients import GradientMonitor
+        from xtts_gatekeeper.phases.schedule import ConfigSchedule
+
+        self.spent: Counter[str] = Counter()
+        self.in_stock = {"train_step": 0.0, "optimize": 0.0}
+        for owner, name in ((GradientMonitor, "_ready"), (ConfigSchedule, "_before"), (ConfigSchedule, "_after")):
+            setattr(owner, name, self._timed(getattr(owner, name), f"{owner.__name__}.{name}"))
+
+    def _timed(self, method, what: str):
+        def timed(*a, **k):
+            begin = time.thread_time()
+            try:
+                return method(*a, **k)
+            finally:
+                self.spent[what] += time.thread_time() - begin
+
+        return timed
+
+    def innermost(self, trainer) -> None:
+        """To be called before anything of ours is wrapped around the Trainer's methods."""
+        for name in self.in_stock:
+            setattr(trainer, name, self._timed(getattr(trainer, name), f"stock {name}"))
+
+    def outermost(self, trainer) -> None:
+        """To be called when everything is."""
+        for name in self.in_stock:
+            setattr(trainer, name, self._timed(getattr(trainer, name), f"whole {name}"))
+
+    def take(self) -> dict[str, float]:
+        """Seconds since the last call, by hook."""
+        spent, self.spent = self.spent, Counter()
+        around = {f"around {name}": spent[f"whole {name}"] - spent[f"stock {name}"] for name in self.in_stock}
+        hooks = {name: seconds for name, seconds in spent.items() if not name.startswith(("stock", "whole"))}
+        # What is around `optimize` lies within the stock `train_step`, and the hooks within the stock `optimize`.
+        return {**around, **hooks}
+
+
 def pairs(work: Path, args: argparse.Namespace) -> None:
     """Train both in turns and print the table."""
     import torch
@@ -119,7 +163,7 @@ def pairs(work: Path, args: argparse.Namespace) -> None:
     torch.manual_seed(1)
     model = GPTTrainer(config)
     loader = model.get_data_loader(config, samples=list(samples), verbose=False)
-    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    times: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     fetched: dict[str, Counter] = {kind: Counter() for kind in KINDS}
     active: list[str] = []
     for name in FETCHES:
@@ -131,7 +175,7 @@ def pairs(work: Path, args: argparse.Namespace) -> None:
             return stock(tensor, *a, **k)
 
         setattr(torch.Tensor, name, count)
-    turns = Turns()
+    turns, own, ours = Turns(), Own(), []
     trainers = []
     batches = Batches(loader, 8, steps)
     for number, kind in enumerate(KINDS):
@@ -142,20 +186,23 @@ def pairs(work: Path, args: argparse.Namespace) -> None:
             train_samples=list(samples),
             train_loader=batches,
             parse_command_line_args=False,
-            callbacks=gatekeep(config) if kind == "watched" else {},
+            callbacks=gatekeep(config, {"on_init_end": own.innermost}) if kind == "watched" else {},
         )
-        # The epochs' own averages and dashboards are the same for both, and not what is measured.
+        if kind == "watched":
+            own.outermost(trainer)
         step = trainer.train_step
 
         def timed(*a, step=step, number=number, kind=kind, **k):
             turns.take(number)
             active.append(kind)
-            begin = time.perf_counter()
+            begin, cpu = time.perf_counter(), time.thread_time()
             try:
                 return step(*a, **k)
             finally:
-                times[kind].append(time.perf_counter() - begin)
+                times[kind].append((time.thread_time() - cpu, time.perf_counter() - begin))
                 active.clear()
+                if kind == "watched":
+                    ours.append(own.take())
                 turns.give(number)
 
         trainer.train_step = timed
@@ -172,28 +219,41 @@ def pairs(work: Path, args: argparse.Namespace) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
-    stock, watched = (times[kind][WARM_UP:] for kind in KINDS)
-    added = sorted(b - a for a, b in zip(stock, watched, strict=True))
-    quarter = len(added) // 4
-    base = statistics.median(stock)
-    middle = statistics.median(added)
-    # The order statistics that hold the median with 95 % (sign test).
-    reach = int(0.98 * len(added) ** 0.5)
-    low, high = added[max(0, len(added) // 2 - reach)], added[min(len(added) - 1, len(added) // 2 + reach)]
-    print(f"{len(added)} pairs of steps, batch {args.batch}, grad_clip {args.clip:g}")
-    print(f"{'ms a step, stock (median)':44}{1e3 * base:12.2f}")
-    print(f"{'ms a step, watched (median)':44}{1e3 * statistics.median(watched):12.2f}")
-    print(f"{'ms added, median of the pairs':44}{1e3 * middle:12.2f}   ({100 * middle / base:+.2f} %)")
     print(
-        f"{'  95 % interval of that median':44}{1e3 * low:12.2f} to {1e3 * high:.2f}"
-        f"   ({100 * low / base:+.2f} to {100 * high / base:+.2f} %)"
+        f"{args.steps} pairs of steps, batch {args.batch}, grad_clip {args.clip:g}; processor time, or wall where said"
     )
-    print(f"{'  middle half of the pairs':44}{1e3 * added[quarter]:12.2f} to {1e3 * added[-quarter - 1]:.2f}")
+    print_pairs(times, ours[WARM_UP:])
     for kind in KINDS:
         per_step = sum(fetched[kind].values()) / steps
         names = ", ".join(f"{name} {n / steps:.1f}" for name, n in fetched[kind].most_common())
         print(f"{'values fetched a step, ' + kind:44}{per_step:12.1f}   ({names})")
+
+
+def print_pairs(times: dict[str, list[tuple[float, float]]], ours: list[dict[str, float]]) -> None:
+    """The table; the first steps, which make the optimizer's state, are left out."""
+    (stock, wall), (watched, watched_wall) = (zip(*times[kind][WARM_UP:], strict=True) for kind in KINDS)
+    base = statistics.median(stock)
+    added = sorted(b - a for a, b in zip(stock, watched, strict=True))
+    middle, half = statistics.median(added), len(added) // 2
+    reach = int(0.98 * len(added) ** 0.5)  # order statistics that hold the median with 95 % (sign test)
+    low, high = added[max(0, half - reach)], added[min(len(added) - 1, half + reach)]
+    own = [sum(step.values()) for step in ours]
+
+    def share(seconds: float) -> str:
+        return f"{100 * seconds / base:+.3f} %"
+
+    print(f"{'ms a step, stock (median)':44}{1e3 * base:12.2f}   (wall {1e3 * statistics.median(wall):.2f})")
+    print(
+        f"{'ms a step, watched (median)':44}{1e3 * statistics.median(watched):12.2f}"
+        f"   (wall {1e3 * statistics.median(watched_wall):.2f})"
+    )
+    print(f"{'ms added, median of the pairs':44}{1e3 * middle:12.2f}   ({share(middle)})")
+    print(
+        f"{'  95 % interval of that median':44}{1e3 * low:12.2f} to {1e3 * high:.2f}   ({share(low)} to {share(high)})"
+    )
+    print(f"{'ms in our own code, median':44}{1e3 * statistics.median(own):12.2f}   ({share(statistics.median(own))})")
+    for name in ours[0]:
+        print(f"{'  ' + name:44}{1e3 * statistics.median(step.get(name, 0.0) for step in ours):12.3f}")
 
 
 def soak(work: Path, args: argparse.Namespace) -> None:
@@ -228,7 +288,8 @@ def soak(work: Path, args: argparse.Namespace) -> None:
     def counted(*a, **k):
         result = step(*a, **k)
         if trainer.total_steps_done % 100 == 0:
-            seen.append((trainer.total_steps_done, process.memory_info().rss))
+            memory = process.memory_info()  # without pages of files, which come and go as others need memory
+            seen.append((trainer.total_steps_done, memory.rss - getattr(memory, "shared", 0)))
             if trainer.total_steps_done % 1000 == 0:
                 print(
                     f"{args.child} {trainer.total_steps_done}: {seen[-1][1] / 1e6:.1f} MB", file=sys.stderr, flush=True
