@@ -1,6 +1,7 @@
 """All knowledge of the Coqui Trainer's internals; nothing outside this folder reaches into its objects."""
 
-from xtts_gatekeeper.trainer_port.port import TRAINER_FLAGS, Memory, StopTraining, TrainerPort
+from xtts_gatekeeper.trainer_port.device import Memory
+from xtts_gatekeeper.trainer_port.port import TRAINER_FLAGS, StopTraining, TrainerPort
 from xtts_gatekeeper.trainer_port.process import (
     check_rank,
     config_in_one_step,
