@@ -161,8 +161,11 @@ class Actions:
         why = f"the gradients of {count} updates in a row held NaN or infinity"
         rewinds = sum(action.name == "rewind" for action in self.recorder.seen().actions)
         if self.enabled.rewind and self.phases is not None and rewinds < self.enabled.limit:
-            self.rewind(why, _FACTOR, epoch)
-            return
+            try:
+                self.rewind(why, _FACTOR, epoch)
+                return
+            except Exception as error:  # without it there is nothing to go on with
+                why = f"{why}, and the rewind failed: {type(error).__name__}: {error}"
         self._record("stop", why, {})
         raise StopTraining(why)
 
@@ -193,6 +196,7 @@ class Actions:
         del state
         before = self.phases.lr
         product = self.phases.scale(factor)
+        self.phases.be_patient()
         to_step = choice.step if choice.step is not None else 0
         self._record(
             "rewind",
@@ -209,6 +213,8 @@ class Actions:
         self.rewound()
         if self.keeper is not None:
             self.keeper.save_again(epoch)
+        else:
+            self.port.save_checkpoint()
 
     def _record(self, name: Name, message: str, values: dict[str, object]) -> None:
         self.recorder.record(

@@ -11,7 +11,7 @@ from xtts_gatekeeper.record.events import BatchParts
 from xtts_gatekeeper.record.names import is_loss
 from xtts_gatekeeper.record.run import RunRecord
 from xtts_gatekeeper.recorder import Recorder
-from xtts_gatekeeper.trainer_port import TrainerPort, clips_in, is_out_of_memory, split
+from xtts_gatekeeper.trainer_port import StopTraining, TrainerPort, clips_in, is_out_of_memory, split
 
 if TYPE_CHECKING:
     from xtts_gatekeeper.config import OutOfMemoryConfig
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 Stock = Callable[..., Any]
 
 
+#: So many batches in a row that cannot be trained end the training: it does not train.
+_MOST_LEFT_OUT = 10
+
+
 class SkipBatch(Exception):
-    """The batch in hand cannot be trained; nothing of it is left in weights or gradients."""
+    """The batch in hand cannot be trained; its text says why."""
 
 
 class OutOfMemory:
@@ -29,8 +33,10 @@ class OutOfMemory:
     The sum of the parts' gradients is the gradient that the whole batch has where its loss is a mean over clips; XTTS
     takes the mean over tokens, and is as near to it as gradient accumulation is. A clip that does not fit alone, a
     batch that cannot be cut, and one whose backward pass had begun to write into gradients that others had accumulated,
-    are left out. From `lower_after` times on every batch is trained in parts that have fitted: batch size goes down and
-    accumulation up inside of the Trainer's step, so that their product, the step numbers and the loader's order stay.
+    are left out, and with one that was to bring the update what had been accumulated for it. Of several optimizers
+    those before the one that ran out have made their update. From `lower_after` times on every batch is trained in
+    parts that have fitted: batch size goes down and accumulation up inside of the Trainer's step, so that their
+    product, the step numbers and the loader's order stay.
 
     Memory that runs out while the optimizer itself works cannot be taken back and ends the process, as without us.
     """
@@ -41,8 +47,7 @@ class OutOfMemory:
         self.settings = settings
         #: The files of the batch in hand, for the record.
         self.files: tuple[str, ...] = ()
-        self._times = 0
-        self._optimized = False
+        self._times = self._left_out_in_a_row = 0
         parts = [event.batch_size for event in before.events if isinstance(event, BatchParts)]
         self._size: int | None = parts[-1] if parts and port.continued else None
 
@@ -50,31 +55,50 @@ class OutOfMemory:
         """Wrap what trains a batch."""
         self.port.wrap("optimize", self._around_optimize)
 
-    def around_step(self, step: Callable[[], Any]) -> Any:
-        """Do a training step; `(None, None)`, at which the Trainer goes on with the next, where it is left out."""
-        self._optimized = False
+    def around_step(self, step: Callable[[], Any], due: bool) -> Any:
+        """Do a training step; `(None, None)`, at which the Trainer goes on with the next, where it is left out.
+
+        Args:
+            step: the step.
+            due: whether the optimizer is to be stepped with it.
+
+        Raises:
+            StopTraining: too many in a row had to be left out.
+        """
+        before = self._marks()
         try:
-            return step()
-        except SkipBatch:
-            return None, None
+            found = step()
+        except SkipBatch as skip:
+            said = str(skip)
         except Exception as error:
-            if self._optimized or not is_out_of_memory(error):
+            if self.port.updates.under_way or not is_out_of_memory(error):
                 raise
             said = _short(error)
-        self._recover("while the batch was prepared", said, "the batch is left out")
+        else:
+            self._left_out_in_a_row = 0
+            return found
+        # Gradients that wait for the update that this batch was to bring would only swell the next one.
+        lost = bool(before) and (due or self._marks() != before)
+        if lost or self._marks() != before:
+            self.port.clear_gradients()
+        self._tell(f"the batch is left out{', with what was accumulated before it' if lost else ''}: {said}")
+        self._left_out_in_a_row += 1
+        if self._left_out_in_a_row >= _MOST_LEFT_OUT:
+            raise StopTraining(f"{self._left_out_in_a_row} batches in a row ran out of memory")
         return None, None
 
     def _around_optimize(self, stock: Stock, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            if self._size is not None and clips_in(batch) > self._size and self._can_be_cut(batch):
-                return self._in_parts(stock, batch, self._size, args, kwargs)
-            before = self._marks()
-            found, said = self._tried(stock, batch, args, kwargs)
-            if said is None:
-                return found
-            return self._again(stock, batch, args, kwargs, said, before)
-        finally:
-            self._optimized = True
+        clips = clips_in(batch)
+        if self._size is not None and clips > self._size and self._can_be_cut(batch):
+            return self._in_parts(stock, batch, self._size, args, kwargs)
+        before = self._marks()
+        found, said = self._tried(stock, batch, args, kwargs)
+        if said is None:
+            return found
+        if self._spoilt(before) or clips < 2 or not self._can_be_cut(batch):
+            raise SkipBatch(f"in a batch of {clips}; {said}")
+        self._tell(f"it is trained in parts: in a batch of {clips}; {said}")
+        return self._in_parts(stock, batch, -(-clips // 2), args, kwargs, told=True)
 
     def _tried(self, stock: Stock, batch: Any, args: Any, kwargs: Any) -> tuple[Any, str | None]:
         """What the step gives, or what it said when memory ran out."""
@@ -84,19 +108,9 @@ class OutOfMemory:
             # Whatever else it is, or in the middle of the update: it is not ours to take back.
             if not is_out_of_memory(error) or self.port.updates.under_way:
                 raise
-            return None, _short(error)
-
-    def _again(self, stock: Stock, batch: Any, args: Any, kwargs: Any, said: str, before: list[tuple[int, int]]) -> Any:
-        clips = clips_in(batch)
-        if self._spoilt(before):
-            self.port.clear_gradients()
-            self._recover(f"in a batch of {clips}", said, "the batch is left out, and what was accumulated before it")
-            raise SkipBatch
-        if clips < 2 or not self._can_be_cut(batch):
-            self._recover(f"in a batch of {clips}", said, "the batch is left out")
-            raise SkipBatch
-        self._recover(f"in a batch of {clips}", said, "it is trained in parts")
-        return self._in_parts(stock, batch, -(-clips // 2), args, kwargs, told=True)
+            said = _short(error)
+        self.port.updates.forget_scaling()
+        return None, said
 
     def _in_parts(self, stock: Stock, batch: Any, size: int, args: Any, kwargs: Any, told: bool = False) -> Any:
         """Train the batch in parts of `size` clips, or fewer where even they do not fit.
@@ -114,7 +128,8 @@ class OutOfMemory:
         """
         clips = clips_in(batch)
         parts = deque(split(batch, size, longest_first=True) or ())
-        results: list[tuple[float, Any]] = []
+        outputs: Any = None
+        seconds, results = 0.0, []
         step_optimizer = kwargs.get("step_optimizer", True)
         try:
             while parts:
@@ -125,15 +140,16 @@ class OutOfMemory:
                 last = {**kwargs, "step_optimizer": step_optimizer and not parts}
                 found, said = self._tried(stock, part, args, last)
                 if said is None:
-                    results.append((share, found))
+                    outputs, losses, took = found  # of earlier parts the losses are enough: memory is short
+                    seconds += took
+                    results.append((share, losses))
                     continue
-                if clips_in(part) == 1 or self._spoilt(before, part_of_batch=bool(results)):
+                if clips_in(part) == 1 or self._spoilt(before):
                     self.port.clear_gradients()
-                    self._recover("again", said, "the batch is left out")
-                    raise SkipBatch
+                    raise SkipBatch(f"in a part of {clips_in(part)}; {said}")
                 size = -(-clips_in(part) // 2)
                 if not told:
-                    self._recover(f"in a part of {clips_in(part)}", said, "it is trained in smaller ones")
+                    self._tell(f"it is trained in smaller parts: in one of {clips_in(part)}; {said}")
                     told = True
                 _free_memory()
                 parts.extendleft(reversed(split(part, size, longest_first=True) or ()))
@@ -141,7 +157,7 @@ class OutOfMemory:
             self.port.updates.share = 1.0
         if told and self._times >= self.settings.lower_after:
             self._lower(clips, size)
-        return _together(results)
+        return outputs, _together(results), seconds
 
     def _can_be_cut(self, batch: Any) -> bool:
         """Several optimizers may share what the first computed; Accelerate counts the micro-batches itself."""
@@ -149,13 +165,13 @@ class OutOfMemory:
 
     def _marks(self) -> list[tuple[int, int]]:
         """What tells later whether a gradient was written to: its identity and torch's own counter of changes."""
-        return [(id(g), g._version) for g in self.port.updates.gradients(0)]
+        numbers = range(len(self.port.optimizers))
+        return [(id(g), g._version) for number in numbers for g in self.port.updates.gradients(number)]
 
-    def _spoilt(self, before: list[tuple[int, int]], part_of_batch: bool = False) -> bool:
+    def _spoilt(self, before: list[tuple[int, int]]) -> bool:
         """Whether a backward pass that broke off has written into gradients that waited; fresh ones are taken away."""
-        if not before and not part_of_batch:
+        if not before:
             self.port.clear_gradients()
-            return False
         return self._marks() != before
 
     def _lower(self, whole: int, size: int) -> None:
@@ -178,19 +194,18 @@ class OutOfMemory:
             f"begin with that next time: batch_size {size}, grad_accum_steps {accumulation}"
         )
 
-    def _recover(self, where: str, said: str, then: str) -> None:
+    def _tell(self, what: str) -> None:
         """Free what can be freed, and put it on record."""
         self._times += 1
         _free_memory()
         names = f" ({', '.join(self.files)})" if self.files else ""
-        self.recorder.incident("oom", f"out of memory {where} at step {self.port.step}{names}: {then}; {said}")
+        self.recorder.incident("oom", f"out of memory at step {self.port.step}{names}, {what}")
 
 
-def _together(results: list[tuple[float, Any]]) -> Any:
-    """What the Trainer gets for the whole batch: outputs of the last part, losses by their shares, the time in all."""
-    (_, (outputs, _, _)) = results[-1]
+def _together(results: list[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
+    """The losses of the whole batch, by those of its parts and their shares."""
     losses: dict[str, Any] = {}
-    for share, (_, part, _) in results:
+    for share, part in results:
         for key, value in part.items():
             if key == "loss":  # it was weighed before the backward pass
                 losses[key] = losses.get(key, 0.0) + value
@@ -198,7 +213,7 @@ def _together(results: list[tuple[float, Any]]) -> Any:
                 losses[key] = losses.get(key, 0.0) + share * value
             else:
                 losses[key] = value
-    return outputs, losses, sum(seconds for _, (_, _, seconds) in results)
+    return losses
 
 
 def _short(error: BaseException) -> str:

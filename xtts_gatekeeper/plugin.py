@@ -285,7 +285,7 @@ class Gatekeeper:
         outputs, losses = stock(batch, *args, **kwargs)
         lost, limit = self.watch.gradients.nonfinite_in_a_row, self.section.gradients.nonfinite_limit
         if limit and lost >= limit and not self.section.watch_only:
-            self.watch.gradients.nonfinite_in_a_row = 0
+            self.watch.gradients.forgive()
             self.actions.on_lost_updates(lost, self.leaving.next_epoch)
         self.leaving.if_asked()
         return outputs, losses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -34,6 +35,9 @@ _RECORDED, _SAID, _PROBED = 200, 10, 20
 #: A clip is suspected of a spike when its loss alone is so many times that of the next one.
 _STANDS_OUT = 1.5
 
+#: What the Trainer calls the loss of each of several optimizers.
+_OF_OPTIMIZER = re.compile(r"loss_\d+")
+
 
 class Watch:
     """Wraps the Trainer's steps and evaluations.
@@ -59,7 +63,7 @@ class Watch:
         self.named = named
         self.acting = not section.watch_only
         skip = self.acting and section.gradients.skip_nonfinite
-        self.gradients = GradientMonitor(port, skip=skip, bad=self._bad_update)
+        self.gradients = GradientMonitor(port, skip=skip, bad=self._bad_update, failed=self._gradients_failed)
         self.memory = MemoryMonitor(port)
         self.throughput = ThroughputMonitor()
         self.losses = LossMeter()
@@ -70,6 +74,7 @@ class Watch:
         self._batch = Batch(0)
         self._formatted: Any = None
         self._step = 0
+        self._rate: float | None = None
         self._of_update: list[Batch] = []
         self._found: list[tuple[str, float, float | None]] = []
         self._counts: Counter[str] = Counter()
@@ -95,7 +100,7 @@ class Watch:
     def forget_losses(self) -> None:
         """The weights are others than those that the epoch's losses so far are of."""
         self.losses = LossMeter()
-        self.gradients.nonfinite_in_a_row = 0
+        self.gradients.forgive()
 
     def end_epoch(self) -> TrainEpoch:
         """The training part of an epoch is over: what was measured, for the record."""
@@ -149,13 +154,15 @@ class Watch:
             self._batch = describe(batch, self.port.sample_rate)  # the step empties the batch
         self._of_update.append(self._batch)
         self._step, updates = self.port.step, self.gradients.updates
+        self._rate = None
         self.port.in_step = True
         try:
             if self.out_of_memory is None:
                 outputs, losses = stock(batch, *args, **kwargs)
             else:
                 self.out_of_memory.files = self._batch.files
-                outputs, losses = self.out_of_memory.around_step(lambda: stock(batch, *args, **kwargs))
+                due = self.port.update_due(*args)
+                outputs, losses = self.out_of_memory.around_step(lambda: stock(batch, *args, **kwargs), due)
         finally:
             self.port.in_step = False
         updated = self.gradients.updates != updates
@@ -173,26 +180,25 @@ class Watch:
 
     def _around_optimize(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
         self._formatted = batch
+        self._rate = self.port.learning_rates[0]
         return stock(batch, *args, **kwargs)
 
     def _take(self, losses: Mapping[str, Any] | None, updated: bool) -> None:
-        accumulation = float(self.port.grad_accum_steps)
-        self.losses.add(losses, self._batch.size, {"loss": accumulation})
+        # A model that optimizes by itself, without the Trainer's optimize(), divides its loss as it likes.
+        divided = float(self.port.grad_accum_steps) if self._rate is not None else 1.0
+        self.losses.add(losses, self._batch.size, {"loss": divided})
         values = {key: float(value) for key, value in (losses or {}).items() if is_loss(key)}
-        total = values.get("loss", 0.0) * accumulation
-        line: dict[str, Any] = {
-            "step": self._step,
-            "epoch": self.port.epoch,
-            "lr": self.port.learning_rates[0],
-            **values,
-        }
-        if "loss" in line:
-            line["loss"] = total
+        if "loss" in values:
+            values["loss"] *= divided
+        total = values.get("loss", sum(value for key, value in values.items() if _OF_OPTIMIZER.fullmatch(key)))
+        rate = self._rate if self._rate is not None else self.port.learning_rates[0]
+        line: dict[str, Any] = {"step": self._step, "epoch": self.port.epoch, "lr": rate, **values}
         if updated:
             line["grad_norm"] = self.gradients.latest
         self.steps.add(line)
-        if any(not math.isfinite(value) for value in values.values()):
-            self._found.insert(0, ("nonfinite_loss", total, None))
+        bad = [value for value in values.values() if not math.isfinite(value)]
+        if bad:
+            self._found.insert(0, ("nonfinite_loss", bad[0], None))
         elif (limit := self._spikes.limit(total)) is not None:
             self._found.insert(0, ("loss_spike", total, limit))
         found, self._found = self._found, []
@@ -201,6 +207,10 @@ class Watch:
             if kind == "nonfinite_gradient" and "nonfinite_loss" in kinds:
                 continue  # the same fault, and the loss tells the batch
             self._bad_batch(kind, value, limit)
+
+    def _gradients_failed(self, error: Exception) -> None:
+        message = f"gradients are not looked at any more: {type(error).__name__}: {error}"
+        self.recorder.incident("gatekeeper_error", message)
 
     def _bad_update(self, kind: str, norm: float, limit: float | None) -> None:
         """Told from inside of the update; looked into when the step is over."""

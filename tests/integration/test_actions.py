@@ -9,7 +9,7 @@ from lines import STEPS, Line, line_trainer, rates_at_updates, run_folder
 
 from xtts_gatekeeper import read_run
 from xtts_gatekeeper.checkpoints.resume import choose
-from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, PhaseConfig
+from xtts_gatekeeper.config import ActionsConfig, CheckpointsConfig, GatekeeperConfig, PhaseConfig
 
 ONE = [PhaseConfig(name="only", lr=0.05)]
 TWO = [PhaseConfig(name="coarse", lr=0.05, until_epoch=50), PhaseConfig(name="fine", lr=0.01)]
@@ -165,6 +165,32 @@ def test_a_resume_right_after_a_rewind_goes_on_from_the_rewound_state(rewound):
     saved = next(event for event in record.events[at:] if event.type == "checkpoint")
     assert saved.kind == "latest" and saved.step == 3 * STEPS
     assert saved.intact
+
+
+def test_a_rewind_without_our_saving_lets_the_trainer_save(tmp_path):
+    enabled = ActionsConfig(rewind=True)
+    section = GatekeeperConfig(phases=ONE, actions=enabled, checkpoints=CheckpointsConfig(prune=False))
+    callbacks = {"on_train_step_start": run_away}
+    trainer = line_trainer(tmp_path, section, callbacks=callbacks, epochs=4, optimizer="AdamW", save_step=STEPS)
+    trainer.fit()
+    (rewind,) = read_run(trainer.output_path).actions
+    saved = torch.load(run_folder(trainer) / f"checkpoint_{rewind.step}.pth", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in saved["model"].values())
+
+
+def test_a_rewind_begins_to_count_the_patience_of_a_phase_anew(tmp_path):
+    plan = [PhaseConfig(name="coarse", lr=0.05, until_plateau=2), PhaseConfig(name="fine", lr=0.01)]
+    policy = tmp_path / "finite.yaml"
+    policy.write_text(
+        "{version: 1, name: finite, objective: eval.mel_ce, minimum_evaluations: 1, "
+        "health: [{rule: finite, on_fail: stop}]}"
+    )
+    section = GatekeeperConfig(phases=plan, policy=str(policy), actions=ActionsConfig(rewind=True))
+    trainer = line_trainer(tmp_path, section, Scripted([3.0, 2.0, math.nan, 2.0, 2.0, 1.0]), epochs=6)
+    trainer.fit()
+    record = read_run(trainer.output_path)
+    assert [action.epoch for action in record.actions] == [2]
+    assert [(phase.name, phase.epoch) for phase in record.phases] == [("coarse", 0), ("fine", 4)]
 
 
 def test_it_stops_when_the_rewinds_are_used_up(tmp_path):

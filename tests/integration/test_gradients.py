@@ -8,7 +8,7 @@ import numpy
 import pytest
 import soundfile
 import torch
-from lines import STEPS, Line, line_trainer, run_folder
+from lines import STEPS, Line, TwoLines, line_trainer, rates_at_updates, run_folder
 
 from xtts_gatekeeper import read_run
 from xtts_gatekeeper.config import ActionsConfig, CheckpointsConfig, GatekeeperConfig, GradientsConfig, PhaseConfig
@@ -327,3 +327,60 @@ def test_a_scaler_that_finds_no_scale_ends_the_run(tmp_path, clip):
     trainer.fit()
     # 4, 2 and 1 are still a search; the scale is read before the scaler has lowered it.
     assert read_run(trainer.output_path).end.how == "stopped" and trainer.total_steps_done <= 7
+
+
+# What a review found
+
+
+def test_a_gradient_that_cannot_be_measured_does_not_end_the_training(tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise NotImplementedError("no norm of this kind of tensor")
+
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), epochs=2)
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", broken)
+    trainer.fit()
+    record = read_run(trainer.output_path)
+    assert record.end.how == "finished"
+    (incident,) = record.incidents
+    assert "gradients are not looked at any more: NotImplementedError" in incident.message
+    assert record.verdicts[-1].verdict != "stop"
+
+
+def test_sparse_gradients_are_measured(tmp_path):
+    class Sparse(Line):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Embedding(20, 1, sparse=True)
+
+        def forward(self, x):
+            rows = (x[:, 0] * 10).long()
+            return super().forward(x) + self.table(rows)
+
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), Sparse(), epochs=1)
+    trainer.fit()
+    record = read_run(trainer.output_path)
+    assert record.end.how == "finished" and record.incidents == ()
+    assert record.train_epochs[0].gradients["norm_median"] > 0
+
+
+def test_one_of_several_optimizers_that_never_steps_ends_the_run(tmp_path):
+    """A GAN whose generator gets NaN in every update, and whose discriminator does not."""
+    section = GatekeeperConfig(gradients=GradientsConfig(nonfinite_limit=3))
+    trainer = line_trainer(tmp_path, section, TwoLines(), callbacks=spoils(*range(99)), grad_clip=[0.0, 0.0], epochs=20)
+    trainer.fit()
+    assert read_run(trainer.output_path).end.how == "stopped" and trainer.total_steps_done == 3
+
+
+def test_the_step_log_has_the_rate_of_each_update(tmp_path):
+    trainer = line_trainer(
+        tmp_path,
+        GatekeeperConfig(),
+        lr_scheduler="ExponentialLR",
+        lr_scheduler_params={"gamma": 0.5},
+        scheduler_after_epoch=False,
+        epochs=1,
+    )
+    seen = rates_at_updates(trainer)
+    trainer.fit()
+    lines = (run_folder(trainer) / "gatekeeper" / "steps.jsonl").read_text().splitlines()
+    assert [json.loads(line)["lr"] for line in lines] == [rates[0] for _, rates in seen]

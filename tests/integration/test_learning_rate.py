@@ -189,6 +189,7 @@ def losses(values):
 ENDS = {
     "plateau": ({"until_plateau": 3}, [3.0, 2.0, 2.0, 1.9995, 2.1, 1.0], 5, "3 evaluations without a better one"),
     "target": ({"until_target": 2.5}, [3.0, 2.6, 2.5, 2.4, 2.3, 2.2], 3, "the target 2.5 is reached"),
+    "target by a hair": ({"until_target": 2.5}, [3.0, 2.501, 2.4999, 2.4, 2.3, 2.2], 3, "the target 2.5 is reached"),
     "tune": ({"until_tune": True}, [3.0, 2.0, 2.5, 3.0, 3.3, 3.5], 4, "the verdict is tune"),
 }
 
@@ -278,6 +279,34 @@ def test_a_phase_changes_clipping_accumulation_and_what_trains(tmp_path):
     assert [row for row in seen if row[0] == 1] == [(1, 2, False, 5.0)] * (STEPS // 2)
     assert [row for row in seen if row[0] == 2] == [(2, 1, False, 5.0)] * STEPS
     assert read_run(trainer.output_path).train_epochs[0].gradients["norm_max"] > 0.25  # before clipping
+
+
+def test_a_phase_that_changes_no_clipping_leaves_that_of_several_optimizers_as_it_is(tmp_path):
+    """Stock takes no clipping from a number where there are several optimizers."""
+    section = GatekeeperConfig(phases=[PhaseConfig(lr=0.05, until_epoch=1, grad_clip=0.5), PhaseConfig(lr=0.05)])
+    trainer = line_trainer(tmp_path, section, TwoLines(), grad_clip=1.0, epochs=2)
+    seen = []
+    trainer.optimizer[0].register_step_pre_hook(lambda o, args, kwargs: seen.append(trainer.config.grad_clip))
+    trainer.fit()
+    assert seen == [[0.5, 0.5]] * STEPS + [1.0] * STEPS
+
+
+@pytest.mark.parametrize(("of_config", "of_phase", "fits"), [(1.0, 0.0, False), (0.0, 1.0, True), (1.0, None, True)])
+def test_freezing_with_a_gradient_scaler_needs_the_phases_own_clipping(tmp_path, of_config, of_phase, fits):
+    from xtts_gatekeeper.errors import UserError
+    from xtts_gatekeeper.phases.actor import check_plan
+    from xtts_gatekeeper.phases.plan import PhasePlan
+    from xtts_gatekeeper.trainer_port import TrainerPort
+
+    trainer = line_trainer(tmp_path, None, use_grad_scaler=True, grad_clip=of_config)
+    trainer.scaler = torch.amp.GradScaler("cpu")
+    plan = PhasePlan.of([PhaseConfig(lr=0.1, freeze=["layer.bias"], grad_clip=of_phase)])
+    if fits:
+        check_plan(plan, TrainerPort(trainer))
+        assert all(parameter.requires_grad for parameter in trainer.model.parameters())
+    else:
+        with pytest.raises(UserError, match="phase 1 freezes with a gradient scaler"):
+            check_plan(plan, TrainerPort(trainer))
 
 
 @pytest.mark.parametrize("reset", [True, False])

@@ -141,7 +141,7 @@ def test_a_backward_pass_that_broke_into_gradients_that_waited_costs_that_update
     trainer = line_trainer(tmp_path, GatekeeperConfig(), Half(fits=99), args={"grad_accum_steps": 4}, epochs=1)
     trainer.fit()
     (incident,) = incidents(trainer)
-    assert "left out, and what was accumulated before it" in incident.message
+    assert "left out, with what was accumulated before it" in incident.message
     assert read_run(trainer.output_path).train_epochs[0].skipped_batches == 1
 
 
@@ -168,7 +168,7 @@ def test_memory_that_runs_out_while_a_batch_is_prepared_costs_the_batch(tmp_path
     trainer = line_trainer(tmp_path, GatekeeperConfig(), Early(), epochs=1)
     trainer.fit()
     (incident,) = incidents(trainer)
-    assert "while the batch was prepared" in incident.message
+    assert "(4.wav, 5.wav, 6.wav, 7.wav), the batch is left out" in incident.message
     assert read_run(trainer.output_path).train_epochs[0].skipped_batches == 1
 
 
@@ -236,3 +236,132 @@ def test_the_toy_xtts_trains_in_parts_as_it_does_whole(make_trainer, tmp_path, m
     assert tried.count(1) == 11 and tried.count(3) == 2
     assert record.train_epochs[0].batches == 4 and record.train_epochs[0].skipped_batches == 0
     assert record.evaluations[-1].metrics["eval.mel_ce"] < 7
+
+
+# What a review found
+
+
+def test_a_run_in_which_nothing_fits_ends(tmp_path):
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), Hungry(fits=0), epochs=50)
+    trainer.fit()
+    record = read_run(trainer.output_path)
+    assert record.end.how == "stopped" and record.end.message == "10 batches in a row ran out of memory"
+
+
+def test_a_batch_that_was_to_bring_the_update_takes_what_waited_with_it(tmp_path):
+    """Else the next update would be of three batches, each divided by two."""
+    norms = []
+
+    def watch(trainer):
+        trainer.optimizer[0].register_step_pre_hook(
+            lambda o, args, kwargs: norms.append(float(trainer.model.layer.weight.grad.norm()))
+        )
+
+    def run(model):
+        norms.clear()
+        trainer = line_trainer(
+            tmp_path,
+            GatekeeperConfig(),
+            model,
+            callbacks={"on_init_end": watch},
+            args={"grad_accum_steps": 2},
+            epochs=1,
+            lr=1e-9,
+        )
+        trainer.fit()
+        return list(norms), trainer
+
+    whole, _ = run(Line())
+    left, trainer = run(Hungry(fits=0, hungry=lambda names: "4.wav" in names))  # of the first update's second batch
+    assert left == pytest.approx(whole[1:], rel=1e-4)
+    assert "with what was accumulated before it" in incidents(trainer)[-1].message
+
+
+class OfItsOwn(Line):
+    """Optimizes by itself, as GANs do."""
+
+    where = "forward"
+
+    def optimize(self, batch, trainer):
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.where == "forward" and self.steps == 2:
+            exhaust()
+        loss = torch.nn.functional.mse_loss(self(batch["x"]), batch["y"])
+        loss.backward()
+        if self.where == "after the backward pass" and self.steps == 2:
+            exhaust()
+        trainer.optimizer[0].step()
+        trainer.optimizer[0].zero_grad()
+        return {"y": None}, {"loss": loss}
+
+
+@pytest.mark.parametrize("where", ["forward", "after the backward pass"])
+def test_a_model_with_an_optimization_of_its_own_loses_the_batch_and_nothing_else(tmp_path, where):
+    model = OfItsOwn()
+    model.where = where
+    seen = []
+
+    def watch(trainer):
+        trainer.optimizer[0].register_step_pre_hook(
+            lambda o, args, kwargs: seen.append(float(trainer.model.layer.weight.grad))
+        )
+
+    trainer = line_trainer(
+        tmp_path, GatekeeperConfig(), model, callbacks={"on_init_end": watch}, epochs=1, lr=1e-9, optimizer="SGD"
+    )
+    trainer.fit()
+    whole = OfItsOwn()
+    whole.where = "nowhere"
+    seen, kept = [], seen
+    line_trainer(
+        tmp_path, GatekeeperConfig(), whole, callbacks={"on_init_end": watch}, epochs=1, lr=1e-9, optimizer="SGD"
+    ).fit()
+    assert kept == pytest.approx(seen[:1] + seen[2:], rel=1e-4)
+
+
+def test_a_model_with_an_optimization_of_its_own_that_runs_out_in_the_update_ends_the_run(tmp_path):
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), OfItsOwn(), epochs=1)
+    trainer.model.where = "nowhere"
+    trainer.optimizer[0].register_step_pre_hook(lambda o, args, kwargs: exhaust())
+    with pytest.raises(SystemExit):
+        trainer.fit()
+
+
+def test_a_gradient_scaler_that_had_begun_begins_again(tmp_path):
+    """Memory runs out after it has unscaled, while the gradients are clipped."""
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), use_grad_scaler=True, grad_clip=1.0, epochs=1)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    stock, tried = trainer.model.before_gradient_clipping, []
+
+    def before_clipping():
+        tried.append(trainer.total_steps_done)
+        if tried.count(1) == 1 and trainer.total_steps_done == 1:
+            exhaust()
+        return stock()
+
+    trainer.model.before_gradient_clipping = before_clipping
+    trainer.fit()
+    record = read_run(trainer.output_path)
+    assert record.end.how == "finished" and len(incidents(trainer)) == 1
+    assert record.train_epochs[0].skipped_batches == 0
+
+
+def test_outputs_of_parts_are_let_go_of(tmp_path):
+    import weakref
+
+    alive, most = weakref.WeakSet(), []
+
+    class Output(torch.Tensor):
+        pass
+
+    class Keeping(Hungry):
+        def train_step(self, batch, criterion, optimizer_idx=None):
+            _, losses = super().train_step(batch, criterion)
+            most.append(len(alive))
+            output = torch.zeros(1).as_subclass(Output)
+            alive.add(output)
+            return {"y": output}, losses
+
+    trainer = line_trainer(tmp_path, GatekeeperConfig(), Keeping(fits=1), epochs=1)
+    trainer.fit()
+    assert max(most) <= 2  # that of the part before, and the whole batch's

@@ -23,24 +23,43 @@ class GradientMonitor:
         port: the Trainer.
         skip: whether to leave such updates out; False only counts them.
         bad: told of an update that stands out: its kind, the norm, and the limit that it went beyond.
+        failed: told of an error of ours; gradients are not looked at any more then.
     """
 
-    def __init__(self, port: TrainerPort, *, skip: bool, bad: Callable[[str, float, float | None], None]) -> None:
+    def __init__(
+        self,
+        port: TrainerPort,
+        *,
+        skip: bool,
+        bad: Callable[[str, float, float | None], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
         self.port = port
         self.skip = skip
         self.bad = bad
+        self.failed = failed
+        self._broken = False
         #: Updates up to now.
         self.updates = 0
-        #: Updates in a row that were no numbers, up to now.
-        self.nonfinite_in_a_row = 0
-        #: The norm of the latest update; None before the first.
+        self._in_a_row = [0] * len(port.optimizers)
+        #: The norm of the latest update; None before the first, and where a gradient scaler has left it out unseen.
         self.latest: float | None = None
         self._spikes = [Spikes() for _ in port.optimizers]
         self.begin_epoch()
 
     def install(self) -> None:
-        """Hook into every update."""
-        self.port.updates.install(self._ready, self._scaled_away)
+        """Hook into every update; not where Accelerate does them, which unscales and clips in ways of its own."""
+        if not self.port.accelerated:
+            self.port.updates.install(self._ready, self._scaled_away)
+
+    @property
+    def nonfinite_in_a_row(self) -> int:
+        """Updates in a row that were no numbers, of the optimizer that has the most."""
+        return max(self._in_a_row)
+
+    def forgive(self) -> None:
+        """Count them anew."""
+        self._in_a_row = [0] * len(self._in_a_row)
 
     def begin_epoch(self) -> None:
         """See `Monitor`."""
@@ -63,23 +82,30 @@ class GradientMonitor:
         """The gradient scaler has left out an update whose gradients nobody has looked at."""
         self.updates += 1
         self._count["updates"] += 1
-        self._lost_to_the_scaler()
+        self.latest = None
+        self._lost_to_the_scaler(number)
 
-    def _lost_to_the_scaler(self) -> None:
+    def _lost_to_the_scaler(self, number: int) -> None:
         self._count["nonfinite_updates"] += 1
         self._count["scaler_skips"] += 1
         searching = (self.port.loss_scale or 0.0) >= 1
-        self.nonfinite_in_a_row = 0 if searching else self.nonfinite_in_a_row + 1
+        self._in_a_row[number] = 0 if searching else self._in_a_row[number] + 1
 
     def _ready(self, number: int) -> None:
-        norm = self.port.updates.norm(number)
+        norm = None
+        if not self._broken:
+            try:
+                norm = self.port.updates.norm(number)
+            except Exception as error:  # in the middle of an update: it must not end the training
+                self._broken = True
+                self.failed(error)
         if norm is None:
             return
         self.latest = norm
         self.updates += 1
         self._count["updates"] += 1
         if math.isfinite(norm):
-            self.nonfinite_in_a_row = 0
+            self._in_a_row[number] = 0
             self._norms.append(norm)
             limit = self._spikes[number].limit(norm)
             if limit is not None:
@@ -87,9 +113,9 @@ class GradientMonitor:
                 self.bad("gradient_spike", norm, limit)
             return
         if self.port.loss_scale is not None:
-            self._lost_to_the_scaler()
+            self._lost_to_the_scaler(number)
             return
-        self.nonfinite_in_a_row += 1
+        self._in_a_row[number] += 1
         self._count["nonfinite_updates"] += 1
         if self.skip:
             self._count["skipped_updates"] += 1

@@ -140,7 +140,7 @@ class PhaseActor:
         loss = loss_of(record, self.objective, evaluation)
         if loss is not None:
             self.progress = replace(self.progress, patience=self.progress.patience.after(loss[1], evaluation.eval_set))
-        why = self.progress.ended(self.phase, verdict)
+        why = self.progress.ended(self.phase, verdict, None if loss is None else loss[1])
         return why if why and self.next_phase(why) else ""
 
     def next_phase(self, why: str) -> bool:
@@ -156,6 +156,10 @@ class PhaseActor:
         self.progress = replace(self.progress, lr_factor=self.progress.lr_factor * factor)
         self.check.begin()
         return self.progress.lr_factor
+
+    def be_patient(self) -> None:
+        """The evaluations waited for belong to weights that were given up."""
+        self.progress = replace(self.progress, patience=replace(self.progress.patience, waited=0))
 
     # In effect
 
@@ -185,7 +189,7 @@ class PhaseActor:
 
     def _set_up(self) -> None:
         clip, accumulation = self._stock
-        self.port.grad_clip = clip if self.phase.grad_clip is None else self.phase.grad_clip
+        self.port.grad_clip = clip if self.phase.grad_clip is None else _for_each(self.port, self.phase.grad_clip)
         self._accumulation = accumulation if self.phase.grad_accum_steps is None else self.phase.grad_accum_steps
         self.port.freeze(self.phase.freeze)
         self.check.begin()
@@ -237,7 +241,16 @@ def check_plan(plan: PhasePlan, port: TrainerPort) -> None:
                 f"{phase.name} accumulates gradients: the Trainer cannot with {len(port.optimizers)} optimizers."
             )
         port.freeze(phase.freeze)
+        clip = port.grad_clip if phase.grad_clip is None else phase.grad_clip
+        if phase.freeze and not clip and port.updates.scaler_at_work:
+            raise UserError(f"{phase.name} freezes with a gradient scaler: without a grad_clip the Trainer fails then.")
     port.freeze(())
+
+
+def _for_each(port: TrainerPort, clip: float) -> float | list[float]:
+    """The largest norm as the Trainer wants it: with several optimizers one for each, or it takes none."""
+    several = len(port.optimizers)
+    return [clip] * several if several > 1 else clip
 
 
 def plan_position(port: TrainerPort, progress: Progress | None) -> tuple[int, int]:

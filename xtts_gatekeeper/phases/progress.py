@@ -91,15 +91,16 @@ class Progress:
         """Whether `plan` has the phase that this progress is in, at the same place."""
         return 0 <= self.index < len(plan.phases) and plan.phases[self.index].name == self.name
 
-    def ended(self, phase: Phase, verdict: str | None = None) -> str:
+    def ended(self, phase: Phase, verdict: str | None = None, latest: float | None = None) -> str:
         """Why the evaluations end the phase, or an empty text.
 
         Args:
             phase: the phase it is in.
             verdict: what the gates made of the latest one, when that is about learning.
+            latest: its value, with the sign that makes lower better; the best counts gains of 0.1 % and more alone.
         """
-        best = self.patience.best
-        if phase.until_target is not None and best is not None and best <= phase.until_target:
+        reached = [value for value in (self.patience.best, latest) if value is not None and math.isfinite(value)]
+        if phase.until_target is not None and reached and min(reached) <= phase.until_target:
             return f"the target {phase.until_target:g} is reached"
         if phase.until_plateau is not None and self.patience.waited >= phase.until_plateau:
             return f"{self.patience.waited} evaluations without a better one"
@@ -148,7 +149,8 @@ def _after(before: Progress | None, event: Event, record: RunRecord, objective: 
     if before is None:
         return None
     if isinstance(event, Action) and "lr_factor" in event.values:
-        return replace(before, lr_factor=float(event.values["lr_factor"]))
+        patience = replace(before.patience, waited=0) if event.name == "rewind" else before.patience
+        return replace(before, lr_factor=float(event.values["lr_factor"]), patience=patience)
     if isinstance(event, Evaluation) and (loss := loss_of(record, objective, event)) is not None:
         return replace(before, patience=before.patience.after(loss[1], event.eval_set))
     return None

@@ -44,6 +44,11 @@ class ConfigSchedule:
     @property
     def unknown(self) -> list[str]:
         """Sentences about what cannot be followed."""
+        if self.port.updates.scaler_at_work and len(self.shadows) > 1:
+            for shadow in self.shadows[
+                :-1
+            ]:  # the Trainer steps their schedulers also when the scaler left the update out
+                shadow.problem = shadow.problem or "a gradient scaler works for several optimizers"
         return [
             f"{shadow.name} of optimizer {number} cannot be followed ({shadow.problem}): its rates are not checked"
             for number, shadow in enumerate(self.shadows)

@@ -74,8 +74,7 @@ class LearningPort(BasePort):
 
     @grad_clip.setter
     def grad_clip(self, norm: Any) -> None:
-        several = len(self.optimizers) > 1 and isinstance(norm, float | int)
-        self.config.grad_clip = [norm] * len(self.optimizers) if several else norm
+        self.config.grad_clip = norm
 
     @property
     def grad_accum_steps(self) -> int:
@@ -109,10 +108,6 @@ class LearningPort(BasePort):
                 parameter.grad = None
         if not any(p.requires_grad for p in named.values()):
             raise UserError(f"freeze {', '.join(patterns)} leaves nothing to train.")
-        if self.trainer.use_amp_scaler and not self.grad_clip:
-            raise UserError(
-                "freeze with a gradient scaler needs a grad_clip: the Trainer fails in its norm without one."
-            )
 
     @property
     def has_gradients(self) -> bool:

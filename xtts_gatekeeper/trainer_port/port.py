@@ -99,6 +99,10 @@ class TrainerPort(StatePort, DevicePort):
         loader = self.trainer.train_loader
         return len(loader) if loader is not None else max(1, self._batches)
 
+    def update_due(self, batches: int, index: int, *rest: Any) -> bool:
+        """Whether the batch of this `index` in an epoch of so many `batches` is to bring an update."""
+        return (index + 1) % self.grad_accum_steps == 0 or index + 1 == batches
+
     @property
     def planned_steps(self) -> int:
         """Micro-batches of the whole run, about: a model's dataset may leave clips out."""

@@ -86,13 +86,12 @@ class Updates:
         callbacks = self.trainer.callbacks
         self._wrap(callbacks, "before_backward_pass", self._before_backward)
         self._wrap(callbacks, "before_gradient_clipping", clipping)
-        if self.trainer.use_accelerate:
 
-            def clip(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-                measure(self._number)
-                return stock(*args, **kwargs)
-
-            self._wrap(self.trainer.accelerator, "clip_grad_norm_", clip)
+    def forget_scaling(self) -> None:
+        """Let the gradient scaler forget what it has begun with an update that will be begun again."""
+        if self.scaler_at_work:
+            for optimizer in self._optimizers:
+                self.trainer.scaler._per_optimizer_states.pop(id(optimizer), None)
 
     def gradients(self, number: int) -> list[Any]:
         """The gradients that optimizer `number` has."""
@@ -113,14 +112,15 @@ class Updates:
         """
         import torch
 
-        gradients = self.gradients(number)
+        gradients = [g.coalesce().values() if g.is_sparse else g for g in self.gradients(number)]
         if not gradients:
             return None
         with torch.no_grad():
             if hasattr(torch.nn.utils, "get_total_norm"):  # torch 2.6
                 norm = torch.nn.utils.get_total_norm(gradients)
             else:
-                norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+                norms = [torch.linalg.vector_norm(g).to(gradients[0].device) for g in gradients]
+                norm = torch.linalg.vector_norm(torch.stack(norms))
             return self._fetch(norm)
 
     def _fetch(self, norm: Any) -> float:
