@@ -1,40 +1,19 @@
 """Models other than XTTS, with one optimizer or two: the real Trainer, a model of one line."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
+import lines
 import pytest
 import torch
-from trainer import Trainer, TrainerArgs, TrainerConfig, TrainerModel
+from lines import LineConfig
+from trainer import Trainer, TrainerArgs
 
 from xtts_gatekeeper import gatekeep, read_run
 from xtts_gatekeeper.config import GatekeeperConfig, PhaseConfig
 
 
-@dataclass
-class LineConfig(TrainerConfig):
-    optimizer: str = "SGD"
-
-
-class Line(TrainerModel):
+class Line(lines.Line):
     """Learns y = 2x. Logs `loss` and `loss_mel`, as many Coqui models do."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-
-    def forward(self, x):
-        return self.layer(x)
-
-    def inference(self, x, aux_input=None):
-        return {}
-
-    @staticmethod
-    def init_from_config(config, **kwargs):
-        return Line()
-
-    def get_criterion(self):
-        return torch.nn.MSELoss()
 
     def get_data_loader(self, config, *, is_eval=False, samples=None, verbose=True):
         x = torch.linspace(0, 1, 7 if is_eval else 12).unsqueeze(1)
@@ -55,14 +34,11 @@ class Line(TrainerModel):
 class TwoLines(Line):
     """The same with two optimizers, as a GAN has them."""
 
-    def get_optimizer(self):
-        return [torch.optim.SGD([self.layer.weight], lr=0.1), torch.optim.SGD([self.layer.bias], lr=0.1)]
+    get_optimizer = lines.TwoLines.get_optimizer
+    get_criterion = lines.TwoLines.get_criterion
 
     def get_scheduler(self, optimizer):
         return [None, None]
-
-    def get_criterion(self):
-        return [torch.nn.MSELoss(), torch.nn.MSELoss()]
 
 
 def train(tmp_path, model, section, **config):
