@@ -95,7 +95,8 @@ class Watch:
         self._began = time.perf_counter()
         self.losses = LossMeter()
         for monitor in (self.gradients, self.memory, self.throughput):
-            monitor.begin_epoch()
+            with self.recorder.softly("begin_epoch"):
+                monitor.begin_epoch()
 
     def forget_losses(self) -> None:
         """The weights are others than those that the epoch's losses so far are of."""
@@ -161,7 +162,7 @@ class Watch:
                 outputs, losses = stock(batch, *args, **kwargs)
             else:
                 self.out_of_memory.files = self._batch.files
-                due = self.port.update_due(*args)
+                due = len(args) < 2 or self.port.update_due(*args)
                 outputs, losses = self.out_of_memory.around_step(lambda: stock(batch, *args, **kwargs), due)
         finally:
             self.port.in_step = False
@@ -169,9 +170,9 @@ class Watch:
         with self.recorder.softly("train_losses"):
             self._take(losses, updated)
         self._formatted = None
-        if updated:
+        if updated or (losses is None and not self.port.has_gradients):
             self._of_update.clear()
-        elif self._of_update:  # an update may be many batches long: of those before this one the names are enough
+        else:  # an update may be many batches long: of those before this one the names are enough
             self._of_update[-1] = replace(self._of_update[-1], content={})
         with self.recorder.softly("memory"):
             self.memory.look()

@@ -122,7 +122,8 @@ class PhaseActor:
         """Put the phase of this step in effect."""
         phase, index = self.phase, self.plan.at(self.step, self.epoch, self.progress.index)
         if index != self.progress.index:
-            at = f"step {phase.until_step}" if phase.until_step is not None else f"epoch {phase.until_epoch}"
+            by_step = phase.until_step is not None and self.step >= phase.until_step
+            at = f"step {phase.until_step}" if by_step else f"epoch {phase.until_epoch}"
             self._enter(index, f"{phase.name} ended at {at}")
         self._apply()
 
