@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import shutil
 
 import numpy
@@ -72,6 +73,37 @@ def test_an_update_with_nan_in_its_gradients_leaves_weights_and_optimizer_as_the
         (2, ["8.wav", "9.wav", "10.wav", "11.wav"]),
         (5, ["4.wav", "5.wav", "6.wav", "7.wav"]),
     ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nan_in_gradients_of_random_updates_is_never_in_any_file(tmp_path, seed):
+    """And what is trained is what a run trains that is never given those gradients."""
+    steps = sorted(random.Random(seed).sample(range(5 * STEPS), 6))
+    section = GatekeeperConfig(checkpoints=CheckpointsConfig(prune=False))
+    trainer = line_trainer(
+        tmp_path, section, callbacks=spoils(*steps), optimizer="AdamW", epochs=5, save_step=1, save_n_checkpoints=99
+    )
+    trainer.fit()
+    record = read_run(trainer.output_path)
+    assert sum(epoch.gradients["skipped_updates"] for epoch in record.train_epochs) == 6
+    assert [batch.step for batch in record.bad_batches if batch.kind == "nonfinite_gradient"] == steps
+    files = list(run_folder(trainer).glob("*.pth"))
+    assert len(files) > 4 * STEPS
+    for file in files:
+        state = torch.load(file, weights_only=True)
+        moments = [value for of in state["optimizer"][0]["state"].values() for value in of.values()]
+        assert all(tensor.isfinite().all() for tensor in [*state["model"].values(), *moments]), file
+
+    model = Line()
+    x = torch.linspace(0.1, 1, 14).unsqueeze(1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for step in range(5 * STEPS):
+        rows = slice(4 * (step % STEPS), 4 * (step % STEPS) + 4)
+        if step not in steps:
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(model(x[rows]), 2 * x[rows]).backward()
+            optimizer.step()
+    assert torch.allclose(model.layer.weight, trainer.model.layer.weight, rtol=1e-5)
 
 
 def test_stock_steps_nan_into_the_weights_and_so_do_we_when_only_watching(tmp_path):
