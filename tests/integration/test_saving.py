@@ -179,7 +179,8 @@ def test_a_process_that_is_ended_twice_goes_at_once(tmp_path, toy_base, speech, 
 
 
 def test_a_second_process_in_the_same_run_is_refused(tmp_path, toy_base, speech, started, python):
-    process = started("recipes/train_phase1.py", *flags(speech, toy_base, tmp_path, "--save-step", 2))
+    for_long = ("--save-step", 2, "--epochs", 500, "--no-stop")  # the second process may take its time to start
+    process = started("recipes/train_phase1.py", *flags(speech, toy_base, tmp_path, *for_long))
     wait_for_line(process, "saved checkpoint_2.pth")
     run = only_run(tmp_path)
     second = python("recipes/train_phase1.py", *flags(speech, toy_base, tmp_path), "--continue_path", run)
