@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from xtts_gatekeeper.checkpoints.lock import refuse_if_written
 from xtts_gatekeeper.checkpoints.resume import choose, resume_file
 from xtts_gatekeeper.errors import UserError, nearest
 
@@ -65,6 +66,7 @@ def check_trainer_paths(argv: list[str]) -> None:
         if not any(run.glob("*.pth")):
             raise UserError(f"--continue_path {run} holds no checkpoint to go on from.")
         if (choice := choose(run)).file is None:
+            refuse_if_written(run)  # its files come and go
             raise UserError(f"--continue_path {run} cannot be resumed: {choice.why}.")
     elif given.restore_path and "://" not in given.restore_path:
         resume_file(Path(given.restore_path))

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 from xtts_gatekeeper.monitors.spikes import Spikes
 from xtts_gatekeeper.trainer_port import TrainerPort
+
+#: Norms of an epoch that are remembered: an epoch may be as long as a training.
+_NORMS = 1000
+
+
+def _digits(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
 
 
 class GradientMonitor:
@@ -63,20 +71,17 @@ class GradientMonitor:
 
     def begin_epoch(self) -> None:
         """See `Monitor`."""
-        self._norms: list[float] = []
+        self._norms: deque[float] = deque(maxlen=_NORMS)
+        self._highest: float | None = None
         self._count = {"updates": 0, "nonfinite_updates": 0, "skipped_updates": 0, "scaler_skips": 0, "spikes": 0}
 
     def epoch(self) -> dict[str, Any]:
         """Updates, those with NaN or infinity, those left out by us and by the gradient scaler, spikes, and norms.
 
-        `norm_median` and `norm_max` are of the finite ones, before clipping; None without any.
+        `norm_median` (of the latest thousand) and `norm_max` are of the finite ones, before clipping; None without any.
         """
-        norms = self._norms
-        return {
-            **self._count,
-            "norm_median": round(median(norms), 6) if norms else None,
-            "norm_max": round(max(norms), 6) if norms else None,
-        }
+        norm = median(self._norms) if self._norms else None
+        return {**self._count, "norm_median": _digits(norm), "norm_max": _digits(self._highest)}
 
     def _scaled_away(self, number: int) -> None:
         """The gradient scaler has left out an update whose gradients nobody has looked at."""
@@ -107,6 +112,7 @@ class GradientMonitor:
         if math.isfinite(norm):
             self._in_a_row[number] = 0
             self._norms.append(norm)
+            self._highest = norm if self._highest is None else max(norm, self._highest)
             limit = self._spikes[number].limit(norm)
             if limit is not None:
                 self._count["spikes"] += 1
