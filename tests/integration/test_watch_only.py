@@ -68,7 +68,7 @@ def run(request, clips, toy_base):
         return request.param, lambda: PLAIN
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTArgs
 
-    short = {**read_base(toy_base).model_args(), "gpt_max_audio_tokens": 150}  # it never stops by itself
+    short = {**read_base(toy_base).model_args(), "gpt_max_audio_tokens": 90}  # it never stops by itself
     spoken = {"text": "It took me quite a long time.", "speaker_wav": [clips[1][0]["audio_file"]], "language": "en"}
     return request.param, lambda: {**MIXED, "test_sentences": [spoken], "model_args": GPTArgs(**short)}
 
