@@ -108,10 +108,9 @@ def test_a_watched_run_is_bit_identical_to_a_stock_one(make_trainer, tmp_path, r
     assert epoch.gradients["updates"] == 2 and epoch.gradients["norm_median"] > 0
 
 
+@pytest.mark.parametrize("run", ["plain"], indirect=True)
 def test_the_comparison_can_fail(make_trainer, tmp_path, run, stock):
     """The same run with its phases in effect differs."""
-    if run[0] == "mixed":
-        pytest.skip("once is enough")
     section = GatekeeperConfig(phases=PHASES)
     acting = trace(make_trainer(tmp_path, section, args={"grad_accum_steps": 2}, **run[1]()))
     assert not same(stock["weights"], acting["weights"])
@@ -119,10 +118,9 @@ def test_the_comparison_can_fail(make_trainer, tmp_path, run, stock):
     assert stock["losses"] != acting["losses"]
 
 
+@pytest.mark.parametrize("run", ["plain"], indirect=True)
 def test_one_random_number_more_is_seen(make_trainer, tmp_path, run, stock):
     """A callback that draws one number, once."""
-    if run[0] == "mixed":
-        pytest.skip("once is enough")
 
     def draw(trainer):
         if trainer.total_steps_done == 5:
