@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from xtts_gatekeeper.checkpoints.contents import Unreadable, UnsafePickle, peek
+from xtts_gatekeeper.checkpoints.resume import record_of
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.phases.check import RateCheck
 from xtts_gatekeeper.phases.plan import Phase, PhasePlan
@@ -270,5 +273,21 @@ def find_progress(plan: PhasePlan, port: TrainerPort, record: RunRecord, objecti
     """
     if port.resumed_from is None:
         return None
-    found = progress_at(record, port.step, objective) if port.continued else port.carried_progress(objective)
+    found = progress_at(record, port.step, objective) if port.continued else _carried_progress(port, objective)
     return found if found is not None and found.fits(plan) else None
+
+
+def _carried_progress(port: TrainerPort, objective: str) -> Progress | None:
+    """Where in its phases the run stood whose checkpoint was restored, as the file or the run around it tells."""
+    file = Path(port.resumed_from or "")
+    try:
+        contents = peek(file)
+    except (Unreadable, UnsafePickle):  # a base of another format, or one that stock code loads all the same
+        return None
+    if contents.carried is not None:
+        return Progress.restored(contents.carried)
+    step = contents.step
+    found = None if step is None else progress_at(record_of(file.parent), step + 1, objective)
+    if found is None or step is None:
+        return None
+    return Progress.restored(found.to_dict(step, contents.epoch or 0))

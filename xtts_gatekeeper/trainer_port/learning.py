@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from xtts_gatekeeper.errors import UserError
-from xtts_gatekeeper.phases.progress import Progress, progress_at
 from xtts_gatekeeper.trainer_port.base import BasePort
 
 
@@ -123,21 +121,3 @@ class LearningPort(BasePort):
         """Let every optimizer begin anew, with its groups and their settings as they are."""
         for optimizer in self.optimizers:
             optimizer.state.clear()
-
-    def carried_progress(self, objective: str) -> Progress | None:
-        """Where in its phases the run stood whose checkpoint was restored, as the file or the run around it tells."""
-        from xtts_gatekeeper.checkpoints.contents import Unreadable, UnsafePickle, peek
-        from xtts_gatekeeper.checkpoints.resume import record_of
-
-        file = Path(self.resumed_from or "")
-        try:
-            contents = peek(file)
-        except (Unreadable, UnsafePickle):  # a base of another format, or one that stock code loads all the same
-            return None
-        if contents.carried is not None:
-            return Progress.restored(contents.carried)
-        step = contents.step
-        found = None if step is None else progress_at(record_of(file.parent), step + 1, objective)
-        if found is None or step is None:
-            return None
-        return Progress.restored(found.to_dict(step, contents.epoch or 0))
