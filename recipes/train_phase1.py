@@ -8,20 +8,20 @@ Go on with train_phase2.py, or do both in one run with train_two_phase.py.
 from xtts_gatekeeper import gatekeep  # before trainer and TTS: sets telemetry-off defaults
 from xtts_gatekeeper.base import resolve_base
 from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, PhaseConfig
-from xtts_gatekeeper.data import load_ljspeech, stable_split
 from xtts_gatekeeper.errors import refusing
-from xtts_gatekeeper.recipe import parse_flags, recipe_parser
+from xtts_gatekeeper.recipe import go_on, load_clips, parse_flags, recipe_parser
 
 
 def main() -> None:
     args = parse_flags(recipe_parser(__doc__, lr=1.5e-6))
-    train_samples, eval_samples = stable_split(load_ljspeech(args.data, args.language), args.eval_fraction)
+    train_samples, eval_samples = load_clips(args)
     gatekeeper = GatekeeperConfig(
         policy=args.policy,
         phases=[PhaseConfig(name="phase 1", lr=args.lr)],
         actions=ActionsConfig(stop=not args.no_stop),
     )
     gatekeeper.check()
+    go_on(args.resume, args.output, "xtts_phase1")
 
     # Slow imports, after everything that can be checked without them.
     import torch

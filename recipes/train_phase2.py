@@ -12,24 +12,32 @@ from xtts_gatekeeper import gatekeep  # before trainer and TTS: sets telemetry-o
 from xtts_gatekeeper.base import resolve_base
 from xtts_gatekeeper.checkpoints.resume import resume_file
 from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, PhaseConfig
-from xtts_gatekeeper.data import load_ljspeech, stable_split
-from xtts_gatekeeper.errors import refusing
-from xtts_gatekeeper.recipe import parse_flags, recipe_parser
+from xtts_gatekeeper.errors import UserError, refusing
+from xtts_gatekeeper.recipe import go_on, load_clips, parse_flags, recipe_parser
 
 
 def main() -> None:
-    parser = recipe_parser(__doc__, lr=1e-6)
-    parser.add_argument("--resume", type=Path, required=True, help="phase 1's run folder, or one checkpoint file")
+    parser = recipe_parser(__doc__, lr=1e-6, resumes=False)
+    parser.add_argument("--phase1", type=Path, metavar="RUN|CKPT", help="phase 1's run folder, or one checkpoint file")
+    parser.add_argument(
+        "--resume",
+        metavar="auto|RUN|CKPT",
+        help="auto: go on with the newest run of this recipe in --output, if any; else the same as --phase1",
+    )
     parser.add_argument("--resume-from", choices=("best", "latest"), default="best", help="(default: %(default)s)")
     args = parse_flags(parser)
-    checkpoint = resume_file(args.resume, args.resume_from)
-    train_samples, eval_samples = stable_split(load_ljspeech(args.data, args.language), args.eval_fraction)
+    phase1 = args.phase1 or (None if args.resume in (None, "auto") else Path(args.resume))
+    if phase1 is None:
+        raise UserError("phase 2 begins with phase 1's weights: give its run by --phase1 or --resume.")
+    checkpoint = resume_file(phase1, args.resume_from)
+    train_samples, eval_samples = load_clips(args)
     gatekeeper = GatekeeperConfig(
         policy=args.policy,
         phases=[PhaseConfig(name="phase 2", lr=args.lr)],
         actions=ActionsConfig(stop=not args.no_stop),
     )
     gatekeeper.check()
+    go_on("auto" if args.resume == "auto" else None, args.output, "xtts_phase2")
 
     # Slow imports, after everything that can be checked without them.
     import torch

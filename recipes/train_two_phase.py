@@ -10,9 +10,8 @@ prints a verdict after every evaluation, and ends by itself when that is `stop`.
 from xtts_gatekeeper import gatekeep  # before trainer and TTS: sets telemetry-off defaults
 from xtts_gatekeeper.base import resolve_base
 from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, PhaseConfig
-from xtts_gatekeeper.data import load_ljspeech, stable_split
 from xtts_gatekeeper.errors import refusing
-from xtts_gatekeeper.recipe import parse_flags, recipe_parser
+from xtts_gatekeeper.recipe import go_on, load_clips, parse_flags, recipe_parser
 
 
 def main() -> None:
@@ -22,7 +21,7 @@ def main() -> None:
     parser.add_argument("--switch-epoch", type=int, help="first epoch of phase 2 (default: half of --epochs)")
     parser.add_argument("--switch-step", type=int, help="first step of phase 2, instead of --switch-epoch")
     args = parse_flags(parser)
-    train_samples, eval_samples = stable_split(load_ljspeech(args.data, args.language), args.eval_fraction)
+    train_samples, eval_samples = load_clips(args)
     if args.switch_epoch is None and args.switch_step is None:
         args.switch_epoch = max(1, args.epochs // 2)
     gatekeeper = GatekeeperConfig(
@@ -34,6 +33,7 @@ def main() -> None:
         actions=ActionsConfig(stop=not args.no_stop),
     )
     gatekeeper.check()
+    go_on(args.resume, args.output, "xtts_two_phase")
 
     # Slow imports, after everything that can be checked without them.
     import torch

@@ -92,7 +92,8 @@ def test_a_plateau_leads_to_the_next_phase_and_leaves_the_rate_to_it(codes):
     ],
 )
 def test_any_other_stop_ends_the_training(codes):
-    assert decided(verdict("stop", *codes)) == Decision("stop", f"{codes[0]} says so")
+    cause = "nonfinite" if "finite" in codes else "verdict"
+    assert decided(verdict("stop", *codes)) == Decision("stop", f"{codes[0]} says so", cause=cause)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from records import TIME, evaluated, record_of, scored, start
 
 from xtts_gatekeeper.phases.plan import Phase, PhasePlan
 from xtts_gatekeeper.phases.progress import LEAST_GAIN, Patience, Progress, loss_of, progress_at
-from xtts_gatekeeper.record.events import Action, PhaseStart
+from xtts_gatekeeper.record.events import Action, PhaseStart, Start
 
 MEL = "eval.mel_ce"
 NAN, INF = float("nan"), float("inf")
@@ -260,7 +260,7 @@ def lowered(step, factor, name="lower_lr"):
 
 
 def found(*parts, step=10**9, objective=MEL):
-    return progress_at(record_of(*parts), step, objective)
+    return progress_at(record_of(*parts), Start(step=step, epoch=10**6), objective)
 
 
 def where(*parts, step=10**9):

@@ -23,7 +23,16 @@ from records import (
 
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record import Evaluation, Journal, RunRecord, journal_path, read_events
-from xtts_gatekeeper.record.events import EVENTS, Action, BadBatch, BatchParts, LearningRateCheck, PhaseStart, Renamed
+from xtts_gatekeeper.record.events import (
+    EVENTS,
+    Action,
+    BadBatch,
+    BatchParts,
+    Crash,
+    LearningRateCheck,
+    PhaseStart,
+    Renamed,
+)
 from xtts_gatekeeper.record.run import best_of
 from xtts_gatekeeper.record.sources import evaluation_at, find_run, read_run
 
@@ -59,6 +68,17 @@ events = st.one_of(
         suspects=st.lists(texts, max_size=3),
         losses=st.dictionaries(texts, numbers, max_size=3),
         limit=st.none() | st.floats(0, 1e9),
+    ),
+    st.builds(
+        Crash,
+        step=steps,
+        epoch=steps,
+        kind=texts,
+        message=texts,
+        decision=texts,
+        files=st.lists(texts),
+        progress=st.booleans(),
+        returncode=st.none() | st.integers(-64, 255),
     ),
     st.builds(BatchParts, step=steps, epoch=steps, batch_size=steps, grad_accum_steps=steps, whole=steps),
     st.builds(

@@ -31,11 +31,12 @@ _FACTOR = 0.5
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, why, and the factor on the learning rate."""
+    """What to do, why, the factor on the learning rate, and for a stop the cause on record."""
 
     name: Name
     why: str
     factor: float = 1.0
+    cause: str = ""
 
 
 def decide(
@@ -70,7 +71,8 @@ def decide(
             return Decision("rewind", why, _factor(verdict))
         if codes <= _LEVEL and enabled.next_phase and next_phase and rested:
             return Decision("next_phase", why)
-        return Decision("stop", why) if enabled.stop else None
+        cause = "nonfinite" if "finite" in codes and "nan_repeated" not in codes else "verdict"
+        return Decision("stop", why, cause=cause) if enabled.stop else None
     why = next((reason.message for reason in failed if about_learning(reason)), "")
     if not why:
         return None
@@ -150,7 +152,7 @@ class Actions:
             self._record("lower_lr", decision.why, {"lr_factor": product, "lr": before, "lr_next": self.phases.lr})
         elif decision.name == "stop":
             self._record("stop", decision.why, {})
-            raise StopTraining(decision.why)
+            raise StopTraining(decision.why, decision.cause)
 
     def on_lost_updates(self, count: int, epoch: int) -> None:
         """So many updates in a row had gradients that were no numbers: go back, or end here.
@@ -167,7 +169,7 @@ class Actions:
             except Exception as error:  # without it there is nothing to go on with
                 why = f"{why}, and the rewind failed: {type(error).__name__}: {error}"
         self._record("stop", why, {})
-        raise StopTraining(why)
+        raise StopTraining(why, "nonfinite")
 
     def rewind(self, why: str, factor: float, epoch: int) -> None:
         """Load the best whole file, lower the rate, and go on from there.
@@ -190,7 +192,7 @@ class Actions:
             choice = choose(run, "latest")
         if choice.file is None:
             self._record("stop", f"{why}; there is no whole file to go back to", {})
-            raise StopTraining(f"{why}; there is no whole file to go back to")
+            raise StopTraining(f"{why}; there is no whole file to go back to", "nonfinite")
         state = torch.load(choice.file, map_location="cpu", mmap=True, weights_only=True)
         warm = self.port.load_state(state)
         del state

@@ -27,6 +27,7 @@ __all__ = [
     "GatekeeperConfig",
     "GatekeptGPTTrainerConfig",
     "GradientsConfig",
+    "HangConfig",
     "OutOfMemoryConfig",
     "PhaseConfig",
 ]
@@ -192,6 +193,35 @@ class OutOfMemoryConfig(Section):
 
 
 @dataclass
+class HangConfig(Section):
+    """What a training that stands still is, and what happens to it."""
+
+    factor: float = field(
+        default=50.0,
+        metadata={"help": "No step for so many times the median step is a hang: every stack is written; 0: never."},
+    )
+    minimum_seconds: float = field(default=600.0, metadata={"help": "But nothing below so many seconds is one."})
+    evaluation: bool = field(
+        default=False, metadata={"help": "Watch evaluations and samples, too, which are slow by nature."}
+    )
+    end_process: bool = field(
+        default=False,
+        metadata={"help": "End the process then, for what started it to start it anew, as `run` always does."},
+    )
+
+    def check(self) -> None:
+        """Check the section.
+
+        Raises:
+            UserError: numbers that make no sense.
+        """
+        if not (math.isfinite(self.factor) and self.factor >= 0):
+            raise UserError(f"hang.factor is {self.factor}; give a number from 0 on.")
+        if not (math.isfinite(self.minimum_seconds) and self.minimum_seconds > 0):
+            raise UserError(f"hang.minimum_seconds is {self.minimum_seconds}; give a number above 0.")
+
+
+@dataclass
 class CheckpointsConfig(Section):
     """Which files are kept, and who writes them."""
 
@@ -280,6 +310,7 @@ class GatekeeperConfig(Section):
     actions: ActionsConfig = field(default_factory=ActionsConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
     out_of_memory: OutOfMemoryConfig = field(default_factory=OutOfMemoryConfig)
+    hang: HangConfig = field(default_factory=HangConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
 
     def check(self) -> None:
@@ -293,6 +324,7 @@ class GatekeeperConfig(Section):
         self.actions.check(bool(self.phases))
         self.gradients.check()
         self.out_of_memory.check()
+        self.hang.check()
         self.checkpoints.check()
         if self.lr_mismatch not in ("error", "warn"):
             raise UserError(f"lr_mismatch is {self.lr_mismatch!r}; give error or warn.")

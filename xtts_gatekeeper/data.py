@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -97,6 +98,42 @@ def stable_split(
             "add clips or use a smaller fraction"
         )
     return train, held_out
+
+
+def leave_out(samples: Sequence[dict[str, Any]], names: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Leave out the clips that `names` name, each by its path, by the name of its file, or by its id.
+
+    Returns:
+        The clips that stay, in order, and the names that none of them has.
+    """
+    paths = {name: _normal(name) for name in names}
+    used: set[str] = set()
+    kept = []
+    for sample in samples:
+        audio = str(sample["audio_file"])
+        own = {_normal(audio), Path(audio).name, Path(audio).stem}
+        hits = {name for name, path in paths.items() if path in own or name in own}
+        used |= hits
+        if not hits:
+            kept.append(sample)
+    return kept, [name for name in paths if name not in used]
+
+
+def read_names(file: Path) -> list[str]:
+    """The names in a list of clips to leave out, one a line; blank lines and those that begin with # count for nothing.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"the list of clips to leave out cannot be read: {file}: {error}.") from None
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _normal(path: str) -> str:
+    return os.path.normcase(Path(path).absolute())
 
 
 def fingerprint(samples: Iterable[Mapping[str, Any]]) -> str:

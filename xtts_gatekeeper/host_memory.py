@@ -15,6 +15,9 @@ _CGROUPS = (
     ),
 )
 
+#: Where the kills for want of memory are counted, beside the process's own group: version 1, then the whole system.
+_KILLS = (("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill"), ("/proc/vmstat", "oom_kill"))
+
 
 def available_bytes() -> int:
     """Bytes that can still be had, by the system's count and the container's limit."""
@@ -35,6 +38,29 @@ def process_bytes() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def kills() -> int:
+    """How many processes the system has killed here for want of memory; 0 where it does not say.
+
+    The container's count, where there is one: that of the system holds everybody's.
+    """
+    for path, key in (*((f"{folder}/memory.events", "oom_kill") for folder in _own_cgroups()), *_KILLS):
+        try:
+            counts = dict(line.split(maxsplit=1) for line in Path(path).read_text().splitlines() if " " in line)
+            return int(counts[key])
+        except (OSError, ValueError, KeyError):
+            continue
+    return 0
+
+
+def _own_cgroups() -> list[str]:
+    """The folder of this process's own group (version 2)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    return [f"/sys/fs/cgroup{line.removeprefix('0::').rstrip('/')}" for line in lines if line.startswith("0::/")]
 
 
 def _containers() -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from xtts_gatekeeper import trainer_port
+from xtts_gatekeeper.black_box import BlackBox
 from xtts_gatekeeper.checkpoints import lock
 from xtts_gatekeeper.checkpoints.keeper import CheckpointKeeper
 from xtts_gatekeeper.checkpoints.remote import Mirror
@@ -29,6 +30,7 @@ class Leaving:
         policy: the rules, for the summary at the end.
         keeper: saves, when saving is ours.
         mirror: keeps a copy of the run elsewhere, when there is to be one.
+        black_box: keeps what is known of a crash; only the process that writes has one.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class Leaving:
         policy: Policy,
         keeper: CheckpointKeeper | None,
         mirror: Mirror | None = None,
+        black_box: BlackBox | None = None,
     ) -> None:
         self.port = port
         self.recorder = recorder
         self.policy = policy
         self.keeper = keeper
         self.mirror = mirror
+        self.black_box = black_box
         #: Whether an epoch is being trained, as against evaluated or between two.
         self.in_training = False
         #: The last epoch that was trained to its end.
@@ -85,7 +89,7 @@ class Leaving:
             stock(*args, **kwargs)
         except StopTraining as stop:
             self.port.left_by_exception(in_training=self.in_training)
-            self._leave("stopped" if self._requests.asked is None else "terminated", str(stop))
+            self._leave("stopped" if self._requests.asked is None else "terminated", str(stop), stop.cause)
         except UserError as error:
             self.port.left_by_exception(in_training=self.in_training)
             if self._trained and self.keeper is not None:
@@ -99,6 +103,8 @@ class Leaving:
         except KeyboardInterrupt:
             raise  # the Trainer saves, then calls on_keyboard_interrupt
         except BaseException as error:
+            if self.black_box is not None:
+                self.black_box.crashed(error)
             self._flush()  # before the Trainer removes a folder that holds no checkpoint yet
             self._end("crashed", f"{type(error).__name__}: {error}")
             raise
@@ -115,6 +121,8 @@ class Leaving:
             self._flush()
             self._close_mirror()
             self._requests.unwatch()
+            if self.black_box is not None:
+                self.black_box.close()
             lock.release(self.port.run_folder)
         if self._refusal is not None:
             if not self._trained:
@@ -130,7 +138,7 @@ class Leaving:
     def _trained(self) -> bool:
         return self.port.step > self._first_step
 
-    def _leave(self, how: str, message: str = "") -> None:
+    def _leave(self, how: str, message: str = "", cause: str = "") -> None:
         """Save the state in which training is left, then say that it is over."""
         if self.keeper is not None and self._trained:
             with self.recorder.softly("final_checkpoint"):
@@ -139,7 +147,7 @@ class Leaving:
         elif how == "stopped" and self._trained:
             with self.recorder.softly("final_checkpoint"):
                 self.port.save_checkpoint()
-        self._end(how, message)
+        self._end(how, message, cause)
         self.port.log(f"{how} at step {self.port.step}{': ' if message else ''}{message}")
 
     def _flush(self) -> None:
@@ -153,5 +161,5 @@ class Leaving:
             self.port.log(f"finishing the copy at {mirror.url}")
             mirror.close()
 
-    def _end(self, how: str, message: str = "") -> None:
-        self.recorder.record(End(step=self.port.step, epoch=self.port.epoch, how=how, message=message))
+    def _end(self, how: str, message: str = "", cause: str = "") -> None:
+        self.recorder.record(End(step=self.port.step, epoch=self.port.epoch, how=how, message=message, cause=cause))

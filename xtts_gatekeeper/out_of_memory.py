@@ -84,7 +84,7 @@ class OutOfMemory:
         self._tell(f"the batch is left out{', with what was accumulated before it' if lost else ''}: {said}")
         self._left_out_in_a_row += 1
         if self._left_out_in_a_row >= _MOST_LEFT_OUT:
-            raise StopTraining(f"{self._left_out_in_a_row} batches in a row ran out of memory")
+            raise StopTraining(f"{self._left_out_in_a_row} batches in a row ran out of memory", "out_of_memory")
         return None, None
 
     def _around_optimize(self, stock: Stock, batch: Any, *args: Any, **kwargs: Any) -> Any:

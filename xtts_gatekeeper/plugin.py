@@ -7,16 +7,21 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_gatekeeper import trainer_port
 from xtts_gatekeeper.actions import Actions
+from xtts_gatekeeper.black_box import BlackBox
 from xtts_gatekeeper.checkpoints import lock
 from xtts_gatekeeper.checkpoints.remote import local_output
-from xtts_gatekeeper.checkpoints.resume import resumable_or_refuse, resume_file
+from xtts_gatekeeper.checkpoints.resume import newest_state, resumable_or_refuse, resume_file
 from xtts_gatekeeper.checkpoints.setup import make_keeper, make_mirror
+from xtts_gatekeeper.crashes.evidence import has_evidence
+from xtts_gatekeeper.crashes.restart import EXCLUDED, Restart
 from xtts_gatekeeper.dashboard import Dashboard
+from xtts_gatekeeper.data import leave_out, read_names
 from xtts_gatekeeper.errors import UserError, refuse, refusing
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate, load_policy
 from xtts_gatekeeper.leaving import Leaving
@@ -30,7 +35,8 @@ from xtts_gatekeeper.phases.schedule import ConfigSchedule
 from xtts_gatekeeper.record import Evaluation, Journal, RunRecord, VerdictEvent
 from xtts_gatekeeper.record.journal import FOLDER, journal_path
 from xtts_gatekeeper.recorder import Recorder
-from xtts_gatekeeper.settings import check_trainer_paths, section_in_effect
+from xtts_gatekeeper.resume_point import ResumePoint, ResumePoints
+from xtts_gatekeeper.settings import check_trainer_paths, has_flag, section_in_effect
 from xtts_gatekeeper.trainer_port import TrainerPort
 from xtts_gatekeeper.watch import Watch
 
@@ -64,11 +70,15 @@ def gatekeep(
             return own
         section.check()
         local_output(config.output_path)
+        restart = Restart.asked()
+        if restart is not None and restart.run and not has_flag("--continue_path"):
+            sys.argv += ["--continue_path", restart.run]
         check_trainer_paths(sys.argv[1:])
         trainer_port.check_rank()
+    trainer_port.keep_run_folders(has_evidence)
     trainer_port.unique_run_folders()
     trainer_port.config_in_one_step()
-    return merge(own, Gatekeeper(section, from_config=gatekeeper is None).callbacks())
+    return merge(own, Gatekeeper(section, from_config=gatekeeper is None, restart=restart).callbacks())
 
 
 def merge(first: Mapping[str, Callback], second: Mapping[str, Callback]) -> dict[str, Callback]:
@@ -88,20 +98,25 @@ def merge(first: Mapping[str, Callback], second: Mapping[str, Callback]) -> dict
 class Gatekeeper:
     """Watches one Trainer. `callbacks` and `_install` show what is hooked where."""
 
-    def __init__(self, section: GatekeeperConfig, *, from_config: bool) -> None:
+    def __init__(self, section: GatekeeperConfig, *, from_config: bool, restart: Restart | None = None) -> None:
         self.section = section
+        self.restart = restart
+        self.black_box: BlackBox | None = None
         self._from_config = from_config
         self._verdict: Verdict | None = None
         self.active = False
         self._objective_missed = False
         self.phases: PhaseActor | None = None
         self.schedule: ConfigSchedule | None = None
+        self.points: ResumePoints | None = None
+        self._save_asked = False
 
     def callbacks(self) -> dict[str, Callback]:
         """What the Trainer calls."""
         return {
             "on_init_start": self.on_init_start,
             "on_init_end": self.on_init_end,
+            "on_epoch_start": self.on_epoch_start,
             "on_train_epoch_start": self.on_train_epoch_start,
             "on_train_step_start": self.on_train_step_start,
             "on_train_epoch_end": self.on_train_epoch_end,
@@ -119,8 +134,13 @@ class Gatekeeper:
             self.port.wrap("eval_step", self._around_eval_step)
             self.port.wrap("eval_epoch", self._around_eval_epoch)
         if self.keeper is not None:
-            self.port.wrap("save_checkpoint", lambda stock: self._save_latest())
-            self.port.wrap("save_best_model", lambda stock: self._save_best())
+            self.port.wrap("save_checkpoint", lambda stock: self._save_when_due())
+            self.port.wrap("save_best_model", lambda stock: self._end_epoch())
+        if self.black_box is not None:
+            self.black_box.install()
+        if self.points is not None:
+            self.port.wrap("train_epoch", self._around_train_epoch)
+            self.port.wrap("train_step", self.port.around_rest)
 
     # Start
 
@@ -131,6 +151,13 @@ class Gatekeeper:
         chosen instead.
         """
         port = TrainerPort(trainer)
+        self._leave_clips_out(port)
+        if self.restart is not None:
+            try:
+                self._begin_again(self.restart, port)
+            except UserError as error:
+                trainer_port.discard_run_folder(port)
+                raise refuse(error) from None
         if not self.section.phases or self.section.watch_only:
             self.schedule = ConfigSchedule(port)
         if port.resumed_from is None or "://" in port.resumed_from:
@@ -146,6 +173,29 @@ class Gatekeeper:
         except UserError as error:
             trainer_port.discard_run_folder(port)
             raise refuse(error) from None
+
+    def _leave_clips_out(self, port: TrainerPort) -> None:
+        """Train a run that goes on without the clips that crashed it."""
+        listed = port.run_folder / FOLDER / EXCLUDED
+        if port.continued and port.train_samples is not None and listed.is_file():
+            with contextlib.suppress(UserError, TypeError, KeyError):
+                port.train_samples, _ = leave_out(port.train_samples, read_names(listed))
+
+    def _begin_again(self, restart: Restart, port: TrainerPort) -> None:
+        """Do what the supervisor asks of this process.
+
+        Raises:
+            UserError: the recipe begins another run than the one to go on with.
+        """
+        if restart.run and port.run_folder.resolve() != Path(restart.run).resolve():
+            raise UserError(
+                f"this process was started anew to go on with {restart.run} and begins {port.run_folder}: the recipe "
+                "lets the Trainer parse no command line; give it TrainerArgs(continue_path=...) by --continue_path."
+            )
+        if restart.eval_batch_size is not None:
+            port.config.eval_batch_size = restart.eval_batch_size
+        if restart.spare_memory:
+            self.section.checkpoints.asynchronous = False
 
     def on_init_end(self, trainer: Any) -> None:
         """Check what could only be known now, write the baseline, hook in."""
@@ -190,10 +240,13 @@ class Gatekeeper:
             tuple(Journal(journal_file).events) if journal_file.exists() else (), names=self.policy.names
         )
         acting = not section.watch_only
+        saving = acting and section.checkpoints.prune and port.is_main
+        point = self._resume_point(saving)
         progress = None
         if plan.phases and acting:
             if port.continued or not section.restart_phases:
-                progress = find_progress(plan, port, before, self.policy.objective)
+                done = point.batches if point is not None and point.next == "batch" else None
+                progress = find_progress(plan, port, before, self.policy.objective, done)
             check_plan(plan, port)
             plan.check_start(*plan_position(port, progress), progress.index if progress else 0)
 
@@ -206,7 +259,7 @@ class Gatekeeper:
         if plan.phases and acting:
             self.phases = PhaseActor(plan, port, self.recorder, self.policy.objective, progress)
         self.keeper = mirror = None
-        if acting and section.checkpoints.prune and port.is_main:
+        if saving:
             mirror = make_mirror(section.checkpoints, port, self.recorder)
             self.keeper = make_keeper(
                 section.checkpoints,
@@ -216,16 +269,21 @@ class Gatekeeper:
                 warnings,
                 after_change=mirror.request if mirror is not None else lambda: None,
             )
-        if self.keeper is not None and self.phases is not None:
-            self.keeper.carry = self.phases.carried
-        self.leaving = Leaving(port, self.recorder, self.policy, self.keeper, mirror)
+            self.keeper.carry = self._carried
         self.watch = Watch(port, self.recorder, self.named, section, before)
+        if port.is_main:
+            leave = acting and (section.hang.end_process or self.restart is not None)
+            flush = self.watch.steps.flush
+            self.black_box = BlackBox(port, self.recorder, section.hang, leave=leave, flush=flush)
+        self.leaving = Leaving(port, self.recorder, self.policy, self.keeper, mirror, self.black_box)
+        if point is not None and point.next == "evaluation":
+            self.leaving.trained_epoch = point.epoch
         self.actions = Actions(port, self.recorder, section.actions, self.phases, self.keeper, self._rewound)
         if self.recorder.journal is not None:
             self._keep_settings(eval_samples)
             if self.phases is not None:
                 warnings += plan.never_reached(port.config.epochs)
-                if port.starts_with_evaluation and not plan.counts_steps:
+                if port.starts_with_evaluation and point is None and not plan.counts_steps:
                     warnings.append(
                         f"start_with_eval spends epoch {port.epoch} on an evaluation alone: {plan.phases[0].name} "
                         "trains one epoch less than its until_epoch says"
@@ -234,6 +292,8 @@ class Gatekeeper:
                 warnings += self.schedule.unknown
             phase_lr = self.phases.lr_at_start() if self.phases is not None else None
             start = baseline(port, self.policy, eval_samples, self.eval_set, phase_lr, warnings)
+            if point is not None and point.next == "batch":
+                start = replace(start, epoch_batches=point.batches)
             for warning in start.warnings:
                 port.log(f"WARNING: {warning}")
             self.recorder.record(start)
@@ -245,6 +305,26 @@ class Gatekeeper:
             refuse_first = acting and section.lr_mismatch == "error"
             self.schedule.install(RateCheck(port, self.recorder.record, refuse=refuse_first, correct=False))
         self._install()
+        if self.restart is not None and port.is_main:
+            self.restart.report(port.run_folder, newest_state(before) if port.continued else None)
+
+    def _resume_point(self, saving: bool) -> ResumePoint | None:
+        """Begin to keep points to resume from, and go on from the one that the loaded file carries.
+
+        Only where the checkpoints are ours, and for one process that draws its own batches.
+        """
+        port = self.port
+        if not saving or port.accelerated or trainer_port.is_distributed():
+            return None
+        self.points = ResumePoints(port, lambda: self.watch.losses, lambda meter: self.watch.take_up(meter))
+        if not port.continued or port.resumed_from is None:
+            return None
+        return self.points.restore(Path(port.resumed_from))
+
+    def _carried(self, epoch: int) -> dict[str, Any]:
+        """What a checkpoint holds beside what the Trainer puts in."""
+        phases = self.phases.carried(epoch) if self.phases is not None else {}
+        return {**phases, **(self.points.carried() if self.points is not None else {})}
 
     def _keep_settings(self, eval_samples: list[Any] | None) -> None:
         """Copy settings and rules beside the journal: a stock run that continues the folder drops our section.
@@ -262,13 +342,28 @@ class Gatekeeper:
 
     # Training
 
+    def on_epoch_start(self, trainer: Any) -> None:
+        """Go on with the evaluation that an interruption has left out."""
+        if self.active and self.points is not None:
+            self.points.run_begins_epoch()
+
     def on_train_epoch_start(self, trainer: Any) -> None:
-        """Begin to add up the epoch."""
+        """Begin to add up the epoch, or go on with that."""
         if not self.active:
             return
         self.leaving.in_training = True
         self.port.step_in_epoch = 0
         self.watch.begin_epoch()
+        if self.points is not None:
+            self.points.epoch_begins()
+        if self.black_box is not None:
+            self.black_box.epoch_begins()
+
+    def _around_train_epoch(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        assert self.points is not None
+        result = stock(*args, **kwargs)
+        self.points.epoch_trained()
+        return result
 
     def on_train_step_start(self, trainer: Any) -> None:
         """Put the planned learning rate in effect."""
@@ -282,7 +377,14 @@ class Gatekeeper:
             self.port.step_in_epoch += 1
 
     def _around_train_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.points is not None:
+            self.points.step_begins(*args)
         outputs, losses = stock(batch, *args, **kwargs)
+        if self.points is not None:
+            self.points.step_ends()
+        if self._save_asked:
+            with self.port.before_counting():
+                self._save_latest()
         lost, limit = self.watch.gradients.nonfinite_in_a_row, self.section.gradients.nonfinite_limit
         if limit and lost >= limit and not self.section.watch_only:
             self.watch.gradients.forgive()
@@ -300,6 +402,8 @@ class Gatekeeper:
             return
         self.leaving.in_training = False
         self.leaving.trained_epoch = self.port.epoch
+        if self.black_box is not None:
+            self.black_box.epoch_ends()
         if self.schedule is not None:
             self.schedule.epoch_ends()
         with self.recorder.softly("train_epoch"):
@@ -345,6 +449,8 @@ class Gatekeeper:
             if self._verdict is not None:
                 self.actions.on_evaluation(self._verdict)
         if self.leaving.in_training:
+            if self.points is not None:
+                self.points.evaluated_in_epoch()
             self._save_best()  # the Trainer itself looks for a best only at the end of an epoch
             self._act()
             self.watch.throughput.waits_from_now()
@@ -392,22 +498,38 @@ class Gatekeeper:
 
     # Files
 
+    def _save_when_due(self) -> None:
+        """The Trainer saves inside a step, when not everything about it is known: that waits for its end."""
+        if self.port.in_step:
+            self._save_asked = True
+        else:
+            self._save_latest()
+
     def _save_latest(self) -> None:
+        self._save_asked = False
         if self.keeper is not None:
-            with self.recorder.softly("save_checkpoint"):
+            with self.recorder.softly("save_checkpoint"), self._saving():
                 self.keeper.save_latest(self.leaving.next_epoch)
+
+    def _end_epoch(self) -> None:
+        if self.points is not None:
+            self.points.epoch_ends()
+        self._save_best()
 
     def _save_best(self) -> None:
         if self.keeper is not None:
-            with self.recorder.softly("save_best"):
+            with self.recorder.softly("save_best"), self._saving():
                 self.keeper.save_best()
+
+    def _saving(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.black_box is None else self.black_box.during("saving")
 
     # Leaving
 
     def _act(self) -> None:
         verdict, self._verdict = self._verdict, None
         if verdict is not None and not self.section.watch_only:
-            with self.recorder.softly("action"):
+            with self.recorder.softly("action"), self._saving():
                 self.actions.on_verdict(verdict, self.leaving.next_epoch)
 
     def on_keyboard_interrupt(self, trainer: Any) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from xtts_gatekeeper.checkpoints.resume import record_of
+from xtts_gatekeeper.crashes.restart import Restart
+from xtts_gatekeeper.data import leave_out, load_ljspeech, read_names, stable_split
 from xtts_gatekeeper.errors import UserError, nearest
+from xtts_gatekeeper.record import journal_path
+from xtts_gatekeeper.settings import has_flag
 from xtts_gatekeeper.trainer_port import TRAINER_FLAGS
 
 
@@ -19,12 +24,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help.")
 
 
-def recipe_parser(description: str, lr: float | None) -> argparse.ArgumentParser:
+def recipe_parser(description: str, lr: float | None, *, resumes: bool = True) -> argparse.ArgumentParser:
     """The flags of a fine-tuning, with the phase-2 report's numbers as defaults.
 
     Args:
         description: the recipe's docstring, for `--help`.
         lr: default of `--lr`; None leaves the flag out.
+        resumes: whether `--resume` is to be the usual flag.
     """
     parser = Parser(
         description=description,
@@ -50,6 +56,9 @@ def recipe_parser(description: str, lr: float | None) -> argparse.ArgumentParser
     add("--save-step", type=int, default=500, help="steps between checkpoints (default: %(default)s)")
     add("--workers", type=int, default=0, help="data loader processes (default: %(default)s)")
     add("--policy", default="checklist", help="name or YAML file of the gate rules (default: %(default)s)")
+    add("--exclude", type=Path, metavar="FILE", help="list of clips to leave out, one path or id a line")
+    if resumes:
+        add("--resume", metavar="auto|RUN", help="go on with RUN, or with the newest run of this recipe in --output")
     add("--no-stop", action="store_true", help="print a verdict `stop` and train on")
     return parser
 
@@ -73,6 +82,66 @@ def parse_flags(parser: argparse.ArgumentParser, argv: list[str] | None = None) 
     if args.workers < 0:
         raise UserError(f"--workers is {args.workers}; it must be 0 or more.")
     return args
+
+
+def load_clips(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The clips to train with and those to evaluate with, without those that `--exclude` names.
+
+    Raises:
+        UserError: the data or the list cannot be used.
+    """
+    samples = load_ljspeech(args.data, args.language)
+    if args.exclude is not None:
+        names = read_names(args.exclude)
+        kept, unknown = leave_out(samples, names)
+        print(f"{len(samples) - len(kept)} of {len(samples)} clips are left out", file=sys.stderr)
+        if unknown:
+            print(f"WARNING: {args.exclude} names clips that are not there: {', '.join(unknown)}", file=sys.stderr)
+        samples = kept
+    return stable_split(samples, args.eval_fraction)
+
+
+def go_on(resume: str | None, output: Path, run_name: str) -> None:
+    """Do what `--resume` says, by the Trainer's own `--continue_path`; with `auto` a new run where there is none yet.
+
+    A run that has done its work ends the process here, with exit code 0: an engine that starts the same command again
+    and again is done then.
+
+    Args:
+        resume: `auto`, a run folder, or None.
+        output: where the runs of the recipe are.
+        run_name: what their names begin with.
+
+    Raises:
+        UserError: no such run.
+    """
+    supervised = Restart.asked()
+    if resume is None or has_flag("--continue_path") or (supervised is not None and supervised.run):
+        return
+    run = newest_run(output, run_name) if resume == "auto" else Path(resume)
+    if run is None:
+        print(f"there is no run of {run_name} in {output} to go on with: a new one begins", file=sys.stderr)
+        return
+    end = record_of(run).end
+    if end is not None and (end.how == "finished" or (end.how == "stopped" and end.cause in ("", "verdict"))):
+        print(
+            f"{run} has {end.how}: there is nothing to go on with. More epochs: --continue_path {run} "
+            "--coqpit.epochs N",
+            file=sys.stderr,
+        )
+        raise SystemExit(0)
+    print(f"going on with {run}", file=sys.stderr)
+    sys.argv += ["--continue_path", str(run)]
+
+
+def newest_run(output: Path, run_name: str) -> Path | None:
+    """The run of a recipe that was written to last, of those that hold a checkpoint; None without any."""
+    runs = [
+        path
+        for path in output.glob(f"{run_name}-*")
+        if (path / "config.json").is_file() and any(path.glob("checkpoint_*.pth")) and journal_path(path).is_file()
+    ]
+    return max(runs, key=lambda path: journal_path(path).stat().st_mtime, default=None)
 
 
 def _is_number(token: str) -> bool:

@@ -70,3 +70,8 @@ def check_trainer_paths(argv: list[str]) -> None:
             raise UserError(f"--continue_path {run} cannot be resumed: {choice.why}.")
     elif given.restore_path and "://" not in given.restore_path:
         resume_file(Path(given.restore_path))
+
+
+def has_flag(flag: str) -> bool:
+    """Whether a flag stands on the command line."""
+    return any(argument == flag or argument.startswith(f"{flag}=") for argument in sys.argv[1:])

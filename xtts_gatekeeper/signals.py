@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -12,6 +13,8 @@ from typing import Any
 
 #: The signals that are taken, and the handler that each must have for that: a program's own is left alone.
 _STOCK: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+if sys.platform == "win32":  # Ctrl-Break, the one signal that a process of Windows can send to another's group
+    _STOCK[signal.SIGBREAK] = signal.SIG_DFL
 
 
 class Requests:

@@ -98,6 +98,10 @@ class Watch:
             with self.recorder.softly("begin_epoch"):
                 monitor.begin_epoch()
 
+    def take_up(self, losses: LossMeter) -> None:
+        """Go on with the losses of an epoch that was interrupted."""
+        self.losses = losses
+
     def forget_losses(self) -> None:
         """The weights are others than those that the epoch's losses so far are of."""
         self.losses = LossMeter()

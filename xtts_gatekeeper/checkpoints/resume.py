@@ -279,6 +279,11 @@ def record_of(run: Path) -> RunRecord:
     return RunRecord((), "files")
 
 
+def newest_state(record: RunRecord) -> int | None:
+    """How many micro-batches the newest file on record holds that training can go on from; None where there is none."""
+    return max((file.step for file in record.files if file.resumable), default=None)
+
+
 def problem(path: Path, digest: str | None = None) -> str | None:
     """What is wrong with a file, as a fragment of a sentence; None when it is whole and its weights are finite.
 

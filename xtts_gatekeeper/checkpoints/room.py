@@ -82,7 +82,7 @@ def make_room(
         if short(needed) <= 0:
             report("disk_room", "there is room on the disk again: training goes on")
             return Room.ALL
-    raise StopTraining(f"the disk is full: {numbers}")
+    raise StopTraining(f"the disk is full: {numbers}", "disk_full")
 
 
 def memory_allows(size: int) -> bool:

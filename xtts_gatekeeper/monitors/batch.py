@@ -33,8 +33,14 @@ def describe(batch: Any, sample_rate: int | None) -> Batch:
         sample_rate: of the audio, in Hz.
     """
     content = dict(batch) if isinstance(batch, Mapping) else {}
+    return Batch(batch_size(batch), files_in(content), _audio_seconds(content, sample_rate), content)
+
+
+def files_in(batch: Any) -> tuple[str, ...]:
+    """The names of the clips of a batch, where its dataset gives them."""
+    content = batch if isinstance(batch, Mapping) else {}
     files = next((content[key] for key in _FILES if isinstance(content.get(key), list | tuple)), ())
-    return Batch(batch_size(batch), tuple(map(str, files)), _audio_seconds(content, sample_rate), content)
+    return tuple(map(str, files))
 
 
 def batch_size(batch: Any) -> int:

@@ -13,7 +13,7 @@ from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.phases.check import RateCheck
 from xtts_gatekeeper.phases.plan import Phase, PhasePlan
 from xtts_gatekeeper.phases.progress import Progress, loss_of, progress_at
-from xtts_gatekeeper.record import PhaseStart, RunRecord
+from xtts_gatekeeper.record import PhaseStart, RunRecord, Start
 from xtts_gatekeeper.recorder import Recorder
 from xtts_gatekeeper.trainer_port import TrainerPort
 
@@ -264,7 +264,9 @@ def plan_position(port: TrainerPort, progress: Progress | None) -> tuple[int, in
     return port.step + progress.step_offset, port.epoch + progress.epoch_offset
 
 
-def find_progress(plan: PhasePlan, port: TrainerPort, record: RunRecord, objective: str) -> Progress | None:
+def find_progress(
+    plan: PhasePlan, port: TrainerPort, record: RunRecord, objective: str, epoch_batches: int | None = None
+) -> Progress | None:
     """Where a resumed run stands in its phases; None for a new one, or where nothing tells.
 
     With `continue_path` the run's own journal tells. With `restore_path` it is what the checkpoint carries, else the
@@ -273,7 +275,11 @@ def find_progress(plan: PhasePlan, port: TrainerPort, record: RunRecord, objecti
     """
     if port.resumed_from is None:
         return None
-    found = progress_at(record, port.step, objective) if port.continued else _carried_progress(port, objective)
+    if port.continued:
+        start = Start(step=port.step, epoch=port.epoch, epoch_batches=epoch_batches)
+        found = progress_at(record, start, objective)
+    else:
+        found = _carried_progress(port, objective)
     return found if found is not None and found.fits(plan) else None
 
 
@@ -287,7 +293,11 @@ def _carried_progress(port: TrainerPort, objective: str) -> Progress | None:
     if contents.carried is not None:
         return Progress.restored(contents.carried)
     step = contents.step
-    found = None if step is None else progress_at(record_of(file.parent), step + 1, objective)
+    found = (
+        None
+        if step is None
+        else progress_at(record_of(file.parent), Start(step=step + 1, epoch=contents.epoch or 0), objective)
+    )
     if found is None or step is None:
         return None
     return Progress.restored(found.to_dict(step, contents.epoch or 0))

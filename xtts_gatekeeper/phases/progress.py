@@ -11,6 +11,7 @@ from xtts_gatekeeper.phases.plan import Phase, PhasePlan
 from xtts_gatekeeper.record import Evaluation, RunRecord, Start
 from xtts_gatekeeper.record.events import Action, Event, PhaseStart
 from xtts_gatekeeper.record.models import HIGHER_IS_BETTER
+from xtts_gatekeeper.record.run import lies_before
 
 #: A new best counts for `until_plateau` when it is better by at least this share of the best before it.
 LEAST_GAIN = 0.001
@@ -118,19 +119,19 @@ def loss_of(record: RunRecord, objective: str, evaluation: Evaluation) -> tuple[
     return metric, -value if metric in HIGHER_IS_BETTER else value
 
 
-def progress_at(record: RunRecord, step: int, objective: str) -> Progress | None:
-    """The progress that a journal tells of the moment at `step` on the line of weights in use; None without phases.
+def progress_at(record: RunRecord, start: Start, objective: str) -> Progress | None:
+    """The progress that a journal tells of the moment at which `start` goes on; None without phases.
 
-    Follows the events in order; a resume that goes back takes back what happened after the step it goes back to.
+    Follows the events in order; a resume that goes back takes back what happened after the moment it goes back to.
     """
-    told: list[tuple[int, Progress]] = []
-    for event in record.events:
+    told: list[tuple[Event, Progress]] = []
+    for event in (*record.events, start):
         if isinstance(event, Start):
-            while told and told[-1][0] > event.step:
+            while told and not lies_before(told[-1][0], event):
                 told.pop()
         elif (now := _after(told[-1][1] if told else None, event, record, objective)) is not None:
-            told.append((event.step, now))
-    return next((progress for at, progress in reversed(told) if at <= step), None)
+            told.append((event, now))
+    return told[-1][1] if told else None
 
 
 def _after(before: Progress | None, event: Event, record: RunRecord, objective: str) -> Progress | None:

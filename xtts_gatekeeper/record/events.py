@@ -33,7 +33,10 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Start(Event):
-    """A process begins or resumes the run: the checklist's baseline. What a source does not tell is None or empty."""
+    """A process begins or resumes the run: the checklist's baseline. What a source does not tell is None or empty.
+
+    `epoch_batches`: so many batches of the epoch had been trained before, where it is gone on with.
+    """
 
     type: ClassVar[str] = "start"
     device: str | None = None
@@ -52,6 +55,7 @@ class Start(Event):
     eval_clips_trained_on: int | None = None
     resumed_from: str | None = None
     resume_mode: str = "new"
+    epoch_batches: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
     telemetry: dict[str, str] = field(default_factory=dict)
     objective: str | None = None
@@ -280,13 +284,37 @@ class Incident(Event):
 class End(Event):
     """The process leaves the run.
 
-    `how`: `finished`, `stopped` (by a verdict, or a full disk), `refused`, `interrupted` (Ctrl-C), `terminated`
-    (SIGTERM) or `crashed`.
+    `how`: `finished`, `stopped`, `refused`, `interrupted` (Ctrl-C), `terminated` (SIGTERM) or `crashed`. `cause` of a
+    stop: `verdict`, `nonfinite` (gradients that stay no numbers), `disk_full` or `out_of_memory`.
     """
 
     type: ClassVar[str] = "end"
     how: str
     message: str = ""
+    cause: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crash(Event):
+    """A process of this run ended otherwise than well, and what its supervisor made of it.
+
+    `kind` is one of `crashes.kinds`, `message` says what happened and `why` what is done about it: `decision` is
+    `restart` or `stop`. `files` are the clips of the batch in hand, `signature` tells one Python exception from
+    another, `trained` counts the micro-batches that the process trained, and `progress` says whether it left a newer
+    state to go on from than it began with. `evidence` is a file, relative to the run.
+    """
+
+    type: ClassVar[str] = "crash"
+    kind: str
+    message: str
+    decision: str
+    why: str = ""
+    files: list[str] = field(default_factory=list)
+    signature: str = ""
+    trained: int = 0
+    progress: bool = False
+    returncode: int | None = None
+    evidence: str = ""
 
 
 EVENTS: dict[str, type[Event]] = {
@@ -307,6 +335,7 @@ EVENTS: dict[str, type[Event]] = {
         VerdictEvent,
         Incident,
         End,
+        Crash,
     )
 }
 

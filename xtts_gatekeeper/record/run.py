@@ -13,6 +13,7 @@ from xtts_gatekeeper.record.events import (
     Action,
     BadBatch,
     Checkpoint,
+    Crash,
     End,
     Evaluation,
     Event,
@@ -97,8 +98,8 @@ class RunRecord:
         resumed = False
         for event in self.events:
             if isinstance(event, Start):
-                evaluations = [e for e in evaluations if e.step <= event.step]
-                epochs = [e for e in epochs if e.step <= event.step]
+                evaluations = [e for e in evaluations if lies_before(e, event)]
+                epochs = [e for e in epochs if lies_before(e, event)]
                 resumed = bool(evaluations)
             elif isinstance(event, Action) and event.name == "rewind":
                 back = int(event.values.get("to_step", event.step))
@@ -220,6 +221,11 @@ class RunRecord:
         return tuple(e for e in self.events if isinstance(e, BadBatch))
 
     @property
+    def crashes(self) -> tuple[Crash, ...]:
+        """The crashes that a supervisor has seen."""
+        return tuple(e for e in self.events if isinstance(e, Crash))
+
+    @property
     def sample_scores(self) -> tuple[SampleScore, ...]:
         """The scores of samples of the same prompts as the latest ones."""
         scores = [e for e in self.events if isinstance(e, SampleScore)]
@@ -267,7 +273,7 @@ class RunRecord:
     @property
     def end(self) -> End | None:
         """How the last process left the run; None while it runs, or when it was killed."""
-        last = self.events[-1] if self.events else None
+        last = next((event for event in reversed(self.events) if not isinstance(event, Crash)), None)
         return last if isinstance(last, End) else None
 
     def upto(self, evaluation: Evaluation) -> RunRecord:
@@ -281,6 +287,16 @@ class RunRecord:
     def naming(self, names: Mapping[str, str]) -> RunRecord:
         """The record with a policy's own names for its metrics."""
         return replace(self, names=names) if names != self.names else self
+
+
+def lies_before(event: Event, start: Start) -> bool:
+    """Whether an event lies before the point from which a process goes on, on the line of weights in use.
+
+    One that has just trained the last batch of its epoch ends that epoch once more.
+    """
+    within = isinstance(event, Evaluation) and event.mid_epoch
+    ends_again = bool(start.epoch_batches) and event.epoch >= start.epoch and not within
+    return event.step < start.step or (event.step == start.step and not ends_again)
 
 
 def _eval_set(evaluations: Sequence[Evaluation]) -> str | None:

@@ -176,6 +176,10 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
     print_health(console, status["health"])
     for incident in status["incidents"]:
         console.print(f"Incident at step {incident['step']}: {incident['message']}", markup=False, soft_wrap=True)
+    for crash in status["crashes"]:
+        clips = f" Clips: {', '.join(crash['files'][:_SUSPECTS])}." if crash["files"] else ""
+        line = f"Crash at step {crash['step']}: {crash['message']}{clips} {crash['why']}".rstrip()
+        console.print(f"{line} ({crash['evidence']})" if crash["evidence"] else line, markup=False, soft_wrap=True)
     print_verdict(console, status["verdict"])
     print_disk(console, status)
 

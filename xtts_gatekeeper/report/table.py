@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from xtts_gatekeeper.checkpoints.inventory import run_files
+from xtts_gatekeeper.crashes.evidence import CRASHES, read_evidence
+from xtts_gatekeeper.crashes.kinds import Error, Facts, describe, kind_of
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate
 from xtts_gatekeeper.gates.analysis import analysis
 from xtts_gatekeeper.gates.rules.runtime import Runtime
 from xtts_gatekeeper.record import Evaluation, RunRecord, TrainEpoch, VerdictEvent
+from xtts_gatekeeper.record.events import Crash
+from xtts_gatekeeper.record.journal import FOLDER
 
 #: Column -> key of a row, in the checklist's order.
 COLUMNS = {
@@ -108,7 +112,7 @@ def status(run: Path, record: RunRecord, policy: Policy) -> dict[str, Any]:
     freed = sum(event.bytes_freed for event in record.pruned)
     return {
         "run": str(run),
-        "state": record.end.how if record.end else _UNENDED[record.source == "journal"],
+        "state": state(record),
         "baseline": start.to_dict() if start else None,
         "rows": tracking_rows(record, policy),
         "source": record.source,
@@ -121,7 +125,43 @@ def status(run: Path, record: RunRecord, policy: Policy) -> dict[str, Any]:
         "disk_bytes": sum(files.values()),
         "freed_bytes": freed,
         "incidents": [incident.to_dict() for incident in record.incidents],
+        "crashes": crashes(run, record),
     }
+
+
+def state(record: RunRecord) -> str:
+    """Whether the run has ended, and how, in a word or two."""
+    if record.end is not None:
+        return record.end.how
+    if record.events and isinstance(record.events[-1], Crash):
+        return "crashed" if record.events[-1].decision == "stop" else "crashed, to be started again"
+    return _UNENDED[record.source == "journal"]
+
+
+def crashes(run: Path, record: RunRecord) -> list[dict[str, Any]]:
+    """The crashes that a supervisor has seen, and those of processes without one that have left evidence."""
+    found = [crash.to_dict() for crash in record.crashes]
+    told = {crash.evidence for crash in record.crashes}
+    for path in sorted((run / FOLDER / CRASHES).glob("*.json")):
+        name = path.relative_to(run).as_posix()
+        known = read_evidence(path)
+        if name in told or not isinstance(known.get("error"), dict):
+            continue
+        facts = Facts(returncode=1, error=Error(**known["error"]))
+        kind = kind_of(facts)
+        crash = Crash(
+            step=known.get("step", 0),
+            epoch=known.get("epoch", 0),
+            time=known.get("time", ""),
+            kind=kind,
+            message=describe(kind, facts),
+            decision="",
+            files=known.get("files", []),
+            trained=known.get("trained", 0),
+            evidence=name,
+        )
+        found.append(crash.to_dict())
+    return sorted(found, key=lambda crash: crash["time"])
 
 
 def health(record: RunRecord) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from xtts_gatekeeper.trainer_port.device import Memory
 from xtts_gatekeeper.trainer_port.port import TRAINER_FLAGS, StopTraining, TrainerPort
+from xtts_gatekeeper.trainer_port.position import random_states, set_random_states
 from xtts_gatekeeper.trainer_port.process import (
     check_rank,
     config_in_one_step,
     discard_run_folder,
     is_distributed,
+    keep_run_folders,
     unchanged_rng,
     unique_run_folders,
 )
@@ -24,6 +26,9 @@ __all__ = [
     "discard_run_folder",
     "is_distributed",
     "is_out_of_memory",
+    "keep_run_folders",
+    "random_states",
+    "set_random_states",
     "split",
     "unchanged_rng",
     "unique_run_folders",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class BasePort:
         self.step_in_epoch = 0
         self.updates = Updates(trainer)
         self._frozen: list[Any] = []
+        self._passed_over = 0
 
     @property
     def run_folder(self) -> Path:
@@ -38,6 +40,17 @@ class BasePort:
         The Trainer saves inside a step, so its `checkpoint_N` holds N + 1, while its `best_model_N` holds N.
         """
         return self.step + self.in_step
+
+    @contextlib.contextmanager
+    def before_counting(self) -> Iterator[None]:
+        """The step just done counts as under way, as when the Trainer saves: names and numbers in files are its own."""
+        self.trainer.total_steps_done -= 1
+        self.in_step = True
+        try:
+            yield
+        finally:
+            self.in_step = False
+            self.trainer.total_steps_done += 1
 
     @property
     def epoch(self) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xtts_gatekeeper.trainer_port.device import DevicePort
+from xtts_gatekeeper.trainer_port.position import PositionPort
 from xtts_gatekeeper.trainer_port.process import unchanged_rng
 from xtts_gatekeeper.trainer_port.state import StatePort
 
@@ -35,13 +36,17 @@ TRAINER_FLAGS = (
 
 
 class StopTraining(BaseException):
-    """Leaves the Trainer's loops; its text says why.
+    """Leaves the Trainer's loops; its text says why, and `cause` is that of the `End` on record.
 
     A BaseException, so that no `except Exception` on the way takes it for a failure.
     """
 
+    def __init__(self, message: str, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
 
-class TrainerPort(StatePort, DevicePort):
+
+class TrainerPort(StatePort, DevicePort, PositionPort):
     """One Trainer, seen through what the gatekeeper needs of it."""
 
     # Data
@@ -51,6 +56,10 @@ class TrainerPort(StatePort, DevicePort):
         """The training clips as given to the Trainer; None when a loader was given instead."""
         samples: list[Any] | None = self.trainer.train_samples
         return samples
+
+    @train_samples.setter
+    def train_samples(self, samples: list[Any]) -> None:
+        self.trainer.train_samples = samples
 
     def build_eval_loader(self) -> list[Any] | None:
         """Build the Trainer's eval loader now and return the clips it will really use (None when it does not say).

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_gatekeeper.checkpoints.writer import sync_file
 from xtts_gatekeeper.errors import UserError
+from xtts_gatekeeper.trainer_port.position import random_states, set_random_states
 
 if TYPE_CHECKING:
     from xtts_gatekeeper.trainer_port.port import TrainerPort
@@ -27,19 +27,11 @@ _claimed: set[Path] = set()
 @contextmanager
 def unchanged_rng() -> Iterator[None]:
     """Put the state of every random number generator back at the end of the block."""
-    import numpy
-    import torch
-
-    python, arrays, cpu = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    states = random_states()
     try:
         yield
     finally:
-        random.setstate(python)
-        numpy.random.set_state(arrays)
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
+        set_random_states(states)
 
 
 def unique_run_folders() -> None:
@@ -96,6 +88,28 @@ def config_in_one_step() -> None:
 
     copy.in_one_step = True  # type: ignore[attr-defined]
     module.copy_model_files = copy
+
+
+def keep_run_folders(keep: Callable[[Path], bool]) -> None:
+    """Let the Trainer keep the folder of a crashed run without a checkpoint where `keep` says so.
+
+    It removes it with all that could tell why, and on Windows fails in that, for the log is open, and its own error is
+    what the user then sees (WinError 32).
+    """
+    import trainer.trainer as module
+
+    stock = module.remove_experiment_folder
+    if getattr(stock, "keeps_evidence", False):
+        return
+
+    def remove(path: Any) -> None:
+        if "://" not in str(path) and keep(Path(path)):
+            logging.getLogger("trainer").info(" ! Run is kept in %s", path)
+        else:
+            stock(path)
+
+    remove.keeps_evidence = True  # type: ignore[attr-defined]
+    module.remove_experiment_folder = remove
 
 
 def is_distributed(environ: Mapping[str, str] = os.environ) -> bool:

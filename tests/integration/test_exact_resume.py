@@ -1,0 +1,201 @@
+"""A run that was interrupted and gone on with is, to the bit, the run that was not."""
+
+import contextlib
+import copy
+import random
+
+import numpy
+import pytest
+import torch
+from lines import BATCH, STEPS, Line, line_trainer, run_folder
+
+from xtts_gatekeeper import read_run
+from xtts_gatekeeper.config import CheckpointsConfig, GatekeeperConfig, PhaseConfig
+
+
+class Blow(Exception):
+    """What ends a run in a test."""
+
+
+class Dice(Line):
+    """Draws its data from every generator, in the order of a random sampler, and trains with dropout."""
+
+    workers = 0
+
+    def get_data_loader(self, config, *, is_eval=False, samples=None, verbose=True):
+        stock = super().get_data_loader(config, is_eval=is_eval)
+        if is_eval:
+            return stock
+        rows = Drawn(stock.dataset)
+        return torch.utils.data.DataLoader(
+            rows, batch_size=BATCH, shuffle=True, collate_fn=self.collate, num_workers=self.workers
+        )
+
+    def forward(self, x):
+        return self.layer(torch.nn.functional.dropout(x, 0.5, self.training))
+
+
+class Drawn(torch.utils.data.Dataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        row = self.rows[index]
+        noise = 0.01 * (random.random() + numpy.random.rand() + torch.rand(1).item())
+        return {**row, "x": row["x"] + noise}
+
+
+def trained(output, *, flags=(), blow_at=None, blow=None, workers=0, section=None, **config):
+    """Train; what it trained on, what it logged, and how it ended. `blow_at` is the batch, by number, that blows."""
+    model = Dice(size=6)
+    model.workers = workers
+    batches = []
+
+    def before(batch):
+        if len(batches) == blow_at:
+            if blow is not None:
+                blow(trainer)
+            else:
+                raise Blow
+        batches.append((batch["filenames"], batch["x"].clone()))
+
+    model.before = before
+    config = {"epochs": 4, "save_step": 3, "optimizer": "AdamW", "lr": 0.05, **config}
+    args = {"grad_accum_steps": config.pop("accumulation", 1), "start_with_eval": config.pop("start_with_eval", False)}
+    trainer = line_trainer(output, section or GatekeeperConfig(), model, flags=flags, args=args, **config)
+    with contextlib.suppress(SystemExit):
+        trainer.fit()
+    return trainer, batches
+
+
+def compared(trainer):
+    """What two runs must have in common."""
+    record = read_run(run_folder(trainer))
+    states = (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    return {
+        "weights": {name: value.tolist() for name, value in trainer.model.state_dict().items()},
+        "optimizer": repr(trainer.optimizer[0].state_dict()["state"]),
+        "random": states,
+        "evaluations": [(e.step, e.epoch, e.mid_epoch, e.metrics) for e in record.evaluations],
+        "epochs": [(e.step, e.epoch, e.batches, e.samples, e.metrics, e.stock) for e in record.train_epochs],
+        "step": trainer.total_steps_done,
+    }
+
+
+def without_times(found):
+    found = copy.deepcopy(found)
+    found["epochs"] = [
+        (*epoch[:5], {k: v for k, v in epoch[5].items() if not k.endswith("_time")}) for epoch in found["epochs"]
+    ]
+    return found
+
+
+def interrupted_at(tmp_path, step, **settings):
+    """Interrupt at a batch, go on, and compare with a run that went through."""
+    whole, all_batches = trained(tmp_path / "whole", **settings)
+    through = without_times(compared(whole))
+    first, before = trained(tmp_path / "cut", blow_at=step, **settings)
+    run = run_folder(first)
+    flags = ["--continue_path", str(run)]
+    second, after = trained(tmp_path / "cut", flags=flags, **settings)
+    found = without_times(compared(second))
+    for key, value in through.items():
+        assert found[key] == value, key
+    start = read_run(run).start
+    assert all(
+        files == expected and torch.equal(x, expected_x)
+        for (files, x), (expected, expected_x) in zip(after, all_batches[start.step :], strict=True)
+    )
+    assert len(before) == step
+    return start
+
+
+@pytest.mark.parametrize("step", range(4, 4 * STEPS))
+def test_an_interrupted_run_is_bit_identical_wherever_it_was_interrupted(tmp_path, step):
+    start = interrupted_at(tmp_path, step)
+    assert step - 3 <= start.step <= step
+
+
+@pytest.mark.parametrize("step", [5, 7, 9, 12, 13])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"workers": 2},
+        {"accumulation": 3},
+        {"run_eval_steps": 3},
+        {"run_eval_steps": 2, "save_step": 4},
+        {"start_with_eval": True, "epochs": 5},
+        {"lr_scheduler": "ExponentialLR", "lr_scheduler_params": {"gamma": 0.9}, "scheduler_after_epoch": False},
+    ],
+    ids=str,
+)
+def test_in_every_kind_of_run(tmp_path, step, settings):
+    interrupted_at(tmp_path, step, **settings)
+
+
+@pytest.mark.parametrize("step", [5, 8, 9, 13])
+def test_with_phases_and_patience(tmp_path, step):
+    phases = [
+        PhaseConfig(name="a", lr=0.05, until_plateau=1, schedule="constant"),
+        PhaseConfig(name="b", lr=0.02, until_step=13),
+        PhaseConfig(name="c", lr=0.01),
+    ]
+    interrupted_at(tmp_path, step, section=GatekeeperConfig(phases=phases))
+
+
+def test_sigterm_during_an_evaluation_leaves_that_evaluation_to_the_next_process(tmp_path):
+    import os
+    import signal
+
+    whole, _ = trained(tmp_path / "whole")
+    through = without_times(compared(whole))
+
+    def asks(trainer):
+        stock = trainer.eval_step
+
+        def eval_step(*args, **kwargs):
+            if trainer.total_steps_done == 2 * STEPS:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return stock(*args, **kwargs)
+
+        trainer.eval_step = eval_step
+
+    previous = signal.getsignal(signal.SIGTERM)
+    raised = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "raise_signal", raised.append)
+        model_trainer = {}
+
+        def at_start(trainer):
+            model_trainer["it"] = trainer
+
+        first = line_trainer(
+            tmp_path / "cut",
+            GatekeeperConfig(),
+            Dice(size=6),
+            callbacks={"on_init_end": at_start},
+            epochs=4,
+            save_step=3,
+            optimizer="AdamW",
+            lr=0.05,
+        )
+        asks(first)
+        first.fit()
+    assert raised == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) is previous
+    run = run_folder(first)
+    assert read_run(run).end.how == "terminated"
+    second, _ = trained(tmp_path / "cut", flags=["--continue_path", str(run)])
+    found = without_times(compared(second))
+    assert [e[:3] for e in found["evaluations"]] == [e[:3] for e in through["evaluations"]]
+    assert found == through
+
+
+def test_where_the_trainer_saves_by_itself_the_epoch_is_repeated(tmp_path):
+    section = GatekeeperConfig(checkpoints=CheckpointsConfig(prune=False))
+    first, _ = trained(tmp_path, blow_at=7, section=section)
+    second, _ = trained(tmp_path, flags=["--continue_path", str(run_folder(first))], section=section)
+    start = read_run(run_folder(second)).start
+    assert start.epoch_batches is None and start.step == 7 and start.epoch == 1

@@ -1,0 +1,134 @@
+"""What a training process leaves behind however it ends: what it was at, where it hung, and why it crashed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from xtts_gatekeeper.crashes.evidence import error_of, evidence_path, last_steps, write_evidence
+from xtts_gatekeeper.crashes.flight import FlightRecorder
+from xtts_gatekeeper.crashes.hang import HangWatch
+from xtts_gatekeeper.monitors.batch import files_in
+from xtts_gatekeeper.record.events import now
+from xtts_gatekeeper.record.journal import FOLDER
+from xtts_gatekeeper.recorder import Recorder
+from xtts_gatekeeper.trainer_port import TrainerPort
+
+if TYPE_CHECKING:
+    from xtts_gatekeeper.config import HangConfig
+
+
+class BlackBox:
+    """Wraps the Trainer's steps, evaluations and samples; only the process that writes has one.
+
+    Args:
+        port: the Trainer.
+        recorder: the live record.
+        settings: the section `hang`.
+        leave: whether a hang ends the process.
+        flush: writes what is known of steps and not yet on the disk.
+    """
+
+    def __init__(
+        self, port: TrainerPort, recorder: Recorder, settings: HangConfig, *, leave: bool, flush: Callable[[], None]
+    ) -> None:
+        self.port = port
+        self.recorder = recorder
+        self.pid = os.getpid()
+        self.trained = 0
+        self._flush = flush
+        self._patient = not settings.evaluation
+        self._doing, self._files = "loading", tuple[str, ...]()
+        (port.run_folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        self.flight = FlightRecorder(port.run_folder)
+        self.hang = HangWatch(port.run_folder, self.pid, settings, leave=leave)
+
+    def install(self) -> None:
+        """Wrap what takes its time."""
+        self.port.wrap("train_step", self._around_step)
+        self.port.wrap("eval_epoch", self._around_slow("evaluating"))
+        self.port.wrap("test_run", self._around_slow("sampling"))
+        self.port.wrap("eval_step", self._around_eval_step)
+
+    def epoch_begins(self) -> None:
+        """The training of an epoch begins."""
+        self.hang.begin()
+        self._say("loading")
+
+    def epoch_ends(self) -> None:
+        """The training of an epoch is over: no step comes for a while."""
+        self.hang.rest()
+        self._say("evaluating")
+
+    @contextlib.contextmanager
+    def during(self, doing: str) -> Iterator[None]:
+        """Something other than a step is done, and takes as long as it takes."""
+        before = self._doing, self._files
+        with self.hang.paused():
+            self._say(doing)
+            yield
+        self._say(*before)
+
+    def crashed(self, error: BaseException) -> None:
+        """Keep what is known of an exception that ends the training."""
+        self.hang.end()
+        run = self.port.run_folder
+        with contextlib.suppress(Exception):
+            self._flush()
+        path = evidence_path(run, self.pid)
+        facts: dict[str, Any] = {
+            "time": now(),
+            "pid": self.pid,
+            "error": asdict(error_of(error)),
+            "doing": self._doing,
+            "step": self.port.step,
+            "epoch": self.port.epoch,
+            "trained": self.trained,
+            "files": list(self._files),
+            "last_steps": last_steps(run),
+        }
+        try:
+            facts["device_memory"] = asdict(self.port.memory())
+        except Exception as failed:  # a CUDA context that is broken answers every call with the same error
+            facts["device_memory"] = f"{type(failed).__name__}: {failed}"
+        write_evidence(path, facts)
+        self.port.log(f"what is known of the crash is in {path}")
+
+    def close(self) -> None:
+        """Training is over."""
+        self.hang.end()
+        self.flight.close()
+
+    def _around_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
+        self._say("training", files_in(batch))
+        found = stock(batch, *args, **kwargs)
+        self.trained += 1
+        self.hang.step_ends()
+        self._say("loading")
+        return found
+
+    def _around_slow(self, doing: str) -> Callable[..., Any]:
+        def around(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if self._patient:
+                with self.during(doing):
+                    return stock(*args, **kwargs)
+            before = self._doing
+            self.hang.sign_of_life()
+            self._say(doing)
+            found = stock(*args, **kwargs)
+            self._say(before)
+            return found
+
+        return around
+
+    def _around_eval_step(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        found = stock(*args, **kwargs)
+        self.hang.sign_of_life()
+        return found
+
+    def _say(self, doing: str, files: Sequence[str] = ()) -> None:
+        self._doing, self._files = doing, tuple(files)
+        self.flight.write(doing, self.port.step, self.port.epoch, self.trained, files, self.hang.limit)

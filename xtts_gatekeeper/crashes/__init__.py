@@ -1,0 +1,1 @@
+"""What a training process died of, and what to do about it."""
