@@ -65,6 +65,10 @@ def _out_of_memory(trainer: Any) -> None:
     trainer.optimizer[0].register_step_pre_hook(in_update)
 
 
+def _host_memory_in_update(trainer: Any) -> None:
+    trainer.optimizer[0].register_step_pre_hook(lambda optimizer, args, kwargs: _host_memory(trainer))
+
+
 def _host_memory(trainer: Any) -> None:
     """A real limit on the address space, and torch's own allocator that meets it."""
     import resource
@@ -100,6 +104,7 @@ FAULTS: dict[str, Callable[[Any], None]] = {
     "lost device": _cuda("no CUDA-capable device is detected"),
     "out of memory": _out_of_memory,
     "host memory": _host_memory,
+    "host memory in the update": _host_memory_in_update,
     "disk full": _disk_full,
     "exception": _exception,
     "other exception": _other_exception,

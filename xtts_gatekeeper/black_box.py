@@ -115,10 +115,14 @@ class BlackBox:
             if self._patient:
                 with self.during(doing):
                     return stock(*args, **kwargs)
-            before = self._doing
-            self.hang.sign_of_life()
+            before, watched = self._doing, self.hang.limit is not None
+            self.hang.begin()
             self._say(doing)
             found = stock(*args, **kwargs)
+            if watched:
+                self.hang.begin()
+            else:
+                self.hang.rest()
             self._say(before)
             return found
 

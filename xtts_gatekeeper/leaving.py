@@ -110,6 +110,9 @@ class Leaving:
             raise
         else:
             self._leave("finished")
+        finally:
+            if self.black_box is not None:
+                self.black_box.hang.rest()
 
     def _around_fit(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         self._in_fit = True

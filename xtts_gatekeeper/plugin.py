@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,9 +18,8 @@ from xtts_gatekeeper.checkpoints.remote import local_output
 from xtts_gatekeeper.checkpoints.resume import newest_state, resumable_or_refuse, resume_file
 from xtts_gatekeeper.checkpoints.setup import make_keeper, make_mirror
 from xtts_gatekeeper.crashes.evidence import has_evidence
-from xtts_gatekeeper.crashes.restart import EXCLUDED, Restart
+from xtts_gatekeeper.crashes.restart import Restart
 from xtts_gatekeeper.dashboard import Dashboard
-from xtts_gatekeeper.data import leave_out, read_names
 from xtts_gatekeeper.errors import UserError, refuse, refusing
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate, load_policy
 from xtts_gatekeeper.leaving import Leaving
@@ -37,6 +35,7 @@ from xtts_gatekeeper.record.journal import FOLDER, journal_path
 from xtts_gatekeeper.recorder import Recorder
 from xtts_gatekeeper.resume_point import ResumePoint, ResumePoints
 from xtts_gatekeeper.settings import check_trainer_paths, has_flag, section_in_effect
+from xtts_gatekeeper.starting import begin_again, check_device, keep_settings, leave_clips_out, settle_section
 from xtts_gatekeeper.trainer_port import TrainerPort
 from xtts_gatekeeper.watch import Watch
 
@@ -103,6 +102,7 @@ class Gatekeeper:
         self.restart = restart
         self.black_box: BlackBox | None = None
         self._from_config = from_config
+        self._warnings: list[str] = []
         self._verdict: Verdict | None = None
         self.active = False
         self._objective_missed = False
@@ -151,18 +151,14 @@ class Gatekeeper:
         chosen instead.
         """
         port = TrainerPort(trainer)
-        self._leave_clips_out(port)
-        if self.restart is not None:
-            try:
-                self._begin_again(self.restart, port)
-            except UserError as error:
-                trainer_port.discard_run_folder(port)
-                raise refuse(error) from None
+        self._warnings = leave_clips_out(port)
         if not self.section.phases or self.section.watch_only:
             self.schedule = ConfigSchedule(port)
-        if port.resumed_from is None or "://" in port.resumed_from:
-            return
         try:
+            if self.restart is not None:
+                begin_again(self.restart, port, self.section)
+            if port.resumed_from is None or "://" in port.resumed_from:
+                return
             if port.continued and not self.section.watch_only:
                 if not trainer_port.is_distributed():  # the processes of one run have its log open
                     lock.refuse_if_written(port.run_folder)
@@ -174,58 +170,15 @@ class Gatekeeper:
             trainer_port.discard_run_folder(port)
             raise refuse(error) from None
 
-    def _leave_clips_out(self, port: TrainerPort) -> None:
-        """Train a run that goes on without the clips that crashed it."""
-        listed = port.run_folder / FOLDER / EXCLUDED
-        if port.continued and port.train_samples is not None and listed.is_file():
-            with contextlib.suppress(UserError, TypeError, KeyError):
-                port.train_samples, _ = leave_out(port.train_samples, read_names(listed))
-
-    def _begin_again(self, restart: Restart, port: TrainerPort) -> None:
-        """Do what the supervisor asks of this process.
-
-        Raises:
-            UserError: the recipe begins another run than the one to go on with.
-        """
-        if restart.run and port.run_folder.resolve() != Path(restart.run).resolve():
-            raise UserError(
-                f"this process was started anew to go on with {restart.run} and begins {port.run_folder}: the recipe "
-                "lets the Trainer parse no command line; give it TrainerArgs(continue_path=...) by --continue_path."
-            )
-        if restart.eval_batch_size is not None:
-            port.config.eval_batch_size = restart.eval_batch_size
-        if restart.spare_memory:
-            self.section.checkpoints.asynchronous = False
-
     def on_init_end(self, trainer: Any) -> None:
         """Check what could only be known now, write the baseline, hook in."""
         self.port = port = TrainerPort(trainer)
         try:
-            self._begin(self._settle_section())
+            self._begin(self._warnings + settle_section(port, self.section, from_config=self._from_config))
         except UserError as error:
             trainer_port.discard_run_folder(port)
             raise refuse(error) from None
         self.active = True
-
-    def _settle_section(self) -> list[str]:
-        """Put the section that `gatekeep()` was given in effect; say where it differs from the run's earlier one.
-
-        On `continue_path` the Trainer loads the run's own config.json over the script's values, and one value of a
-        wrong type there resets the whole section to its defaults. What the script and the command line say now counts.
-        """
-        if self._from_config:
-            self.port.config.gatekeeper = self.section
-        earlier_file = self.port.run_folder / FOLDER / "config.json"
-        earlier = {}
-        if self.port.continued:
-            with contextlib.suppress(OSError, ValueError):  # none, or damaged: then there is nothing to compare with
-                earlier = json.loads(earlier_file.read_text(encoding="utf-8"))
-        if not earlier:
-            return []
-        # Any flag makes coqpit turn other empty settings into None; empty is empty.
-        changed = [k for k, value in self.section.to_dict().items() if (value or None) != (earlier.get(k) or None)]
-        said = ", ".join(f"gatekeeper.{key}" for key in changed)
-        return [f"changed since the run's last start: {said}"] if changed else []
 
     def _begin(self, warnings: list[str]) -> None:
         section, port = self.section, self.port
@@ -239,6 +192,7 @@ class Gatekeeper:
         before = RunRecord(
             tuple(Journal(journal_file).events) if journal_file.exists() else (), names=self.policy.names
         )
+        warnings += check_device(before.start, port, supervised=self.restart is not None)
         acting = not section.watch_only
         saving = acting and section.checkpoints.prune and port.is_main
         point = self._resume_point(saving)
@@ -280,7 +234,7 @@ class Gatekeeper:
             self.leaving.trained_epoch = point.epoch
         self.actions = Actions(port, self.recorder, section.actions, self.phases, self.keeper, self._rewound)
         if self.recorder.journal is not None:
-            self._keep_settings(eval_samples)
+            keep_settings(port.run_folder / FOLDER, section, self.policy, eval_samples)
             if self.phases is not None:
                 warnings += plan.never_reached(port.config.epochs)
                 if port.starts_with_evaluation and point is None and not plan.counts_steps:
@@ -325,20 +279,6 @@ class Gatekeeper:
         """What a checkpoint holds beside what the Trainer puts in."""
         phases = self.phases.carried(epoch) if self.phases is not None else {}
         return {**phases, **(self.points.carried() if self.points is not None else {})}
-
-    def _keep_settings(self, eval_samples: list[Any] | None) -> None:
-        """Copy settings and rules beside the journal: a stock run that continues the folder drops our section.
-
-        The held-out clips, too: an export and fixed prompts take their reference speech from them.
-        """
-        folder = self.port.run_folder / FOLDER
-        keys = ("audio_file", "text", "language", "speaker_name")
-        clips = [
-            {key: clip[key] for key in keys if key in clip} for clip in eval_samples or () if isinstance(clip, dict)
-        ]
-        (folder / "eval_clips.json").write_text(json.dumps(clips, indent=1, default=str), encoding="utf-8")
-        (folder / "policy.yaml").write_text(self.policy.text, encoding="utf-8")
-        (folder / "config.json").write_text(json.dumps(self.section.to_dict(), indent=4), encoding="utf-8")
 
     # Training
 

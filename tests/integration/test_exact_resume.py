@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 import random
 
 import numpy
@@ -10,6 +11,7 @@ import torch
 from lines import BATCH, STEPS, Line, line_trainer, run_folder
 
 from xtts_gatekeeper import read_run
+from xtts_gatekeeper.checkpoints.snapshot import tensors
 from xtts_gatekeeper.config import CheckpointsConfig, GatekeeperConfig, PhaseConfig
 
 
@@ -71,13 +73,17 @@ def trained(output, *, flags=(), blow_at=None, blow=None, workers=0, section=Non
     return trainer, batches
 
 
+def digest(tensor):
+    return hashlib.sha1(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
+
+
 def compared(trainer):
     """What two runs must have in common."""
     record = read_run(run_folder(trainer))
     states = (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     return {
-        "weights": {name: value.tolist() for name, value in trainer.model.state_dict().items()},
-        "optimizer": repr(trainer.optimizer[0].state_dict()["state"]),
+        "weights": {name: digest(value) for name, value in trainer.model.state_dict().items()},
+        "optimizer": {name: digest(value) for name, value in tensors(trainer.optimizer[0].state_dict()["state"])},
         "random": states,
         "evaluations": [(e.step, e.epoch, e.mid_epoch, e.metrics) for e in record.evaluations],
         "epochs": [(e.step, e.epoch, e.batches, e.samples, e.metrics, e.stock) for e in record.train_epochs],
@@ -199,3 +205,47 @@ def test_where_the_trainer_saves_by_itself_the_epoch_is_repeated(tmp_path):
     second, _ = trained(tmp_path, flags=["--continue_path", str(run_folder(first))], section=section)
     start = read_run(run_folder(second)).start
     assert start.epoch_batches is None and start.step == 7 and start.epoch == 1
+
+
+@pytest.mark.parametrize("step", [4, 7])
+def test_xtts_goes_on_with_the_clips_that_it_would_have_drawn(make_trainer, clips, tmp_path, step):
+    """The real GPTTrainer: an epoch's end and the middle of one, with a clip that its dataset finds it cannot use."""
+    import soundfile
+
+    train, dev = copy.deepcopy(clips)
+    audio, rate = soundfile.read(train[0]["audio_file"])
+    soundfile.write(tmp_path / "short.wav", audio[: rate // 4], rate)  # XTTS wants half a second
+    train[0]["audio_file"] = str(tmp_path / "short.wav")
+    drawn = []
+
+    def make(output, blow_at=None, **more):
+        trainer = make_trainer(output, GatekeeperConfig(), samples=(train, dev), epochs=3, save_step=3, **more)
+        stock = trainer.model.train_step
+
+        def train_step(batch, criterion, *args, **kwargs):
+            if trainer.total_steps_done == blow_at:
+                raise Blow
+            if trainer.model.training:  # an evaluation comes by here, too
+                content = batch["text_inputs"].tolist() + batch["audio_codes"].tolist()
+                drawn.append((trainer.total_steps_done, hash(str(content))))
+            return stock(batch, criterion, *args, **kwargs)
+
+        trainer.model.train_step = train_step
+        return trainer
+
+    whole = make(tmp_path / "whole")
+    whole.fit()
+    through, all_drawn = without_times(compared(whole)), list(drawn)
+    assert whole.train_loader.dataset.failed_samples
+    cut = make(tmp_path / "cut", blow_at=step)
+    with pytest.raises(SystemExit):
+        cut.fit()
+    run = str(run_folder(cut))
+    del cut, drawn[:]
+    second = make(tmp_path / "cut", flags=["--continue_path", run])
+    start = read_run(run).start
+    second.fit()
+    assert drawn == all_drawn[start.step :]
+    found = without_times(compared(second))
+    for key, value in through.items():
+        assert found[key] == value, key

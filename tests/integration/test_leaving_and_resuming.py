@@ -80,7 +80,7 @@ def test_a_continued_run_goes_on_where_it_was_left_with_the_planned_learning_rat
 
     record = read_run(run)
     assert [start.resume_mode for start in record.events if start.type == "start"] == ["new", "continue"]
-    assert record.start.step == steps + 1 and record.start.epoch == 1  # the finished epoch is not repeated
+    assert record.start.step == steps and record.start.epoch == 1  # the finished epoch is not repeated
     # The same settings are no change, though flags turn empty ones into None.
     assert not [warning for warning in record.start.warnings if "changed" in warning]
     assert [(phase.name, phase.epoch) for phase in record.phases] == [("coarse", 0), ("fine", 1)]

@@ -98,9 +98,8 @@ class HangWatch:
 
     def rest(self) -> None:
         """No step is to come for a while."""
-        if not self.settings.evaluation:
-            self._disarm()
-            self._last = None
+        self._disarm()
+        self._last = None
 
     def end(self) -> None:
         """Training is over; a file that nothing was written to goes."""

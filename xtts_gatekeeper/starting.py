@@ -1,0 +1,117 @@
+"""What is settled when a process begins or goes on with a run: its settings, its clips, what a supervisor asks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_gatekeeper.crashes.restart import EXCLUDED, Restart
+from xtts_gatekeeper.data import leave_out, read_names
+from xtts_gatekeeper.errors import UserError
+from xtts_gatekeeper.gates import Policy
+from xtts_gatekeeper.record import Start
+from xtts_gatekeeper.record.journal import FOLDER
+from xtts_gatekeeper.trainer_port import TrainerPort
+
+if TYPE_CHECKING:
+    from xtts_gatekeeper.config import GatekeeperConfig
+
+
+def leave_clips_out(port: TrainerPort) -> list[str]:
+    """Train a run that goes on without the clips that its `exclude.txt` names, such as those that crashed it.
+
+    Returns:
+        Sentences for the baseline.
+    """
+    listed = port.run_folder / FOLDER / EXCLUDED
+    samples = port.train_samples
+    if not port.continued or not listed.is_file():
+        return []
+    if samples is None:
+        return [f"gatekeeper/{EXCLUDED} has no effect: the Trainer was given no training samples"]
+    try:
+        kept, unknown = leave_out(samples, read_names(listed))
+    except (UserError, TypeError, KeyError) as error:
+        return [f"gatekeeper/{EXCLUDED} has no effect: {error}"]
+    port.train_samples = kept
+    missing = f"; it names clips that are not there: {', '.join(unknown)}" if unknown else ""
+    return [f"{len(samples) - len(kept)} clips are left out, by gatekeeper/{EXCLUDED}{missing}"]
+
+
+def begin_again(restart: Restart, port: TrainerPort, section: GatekeeperConfig) -> None:
+    """Do what the supervisor asks of this process.
+
+    Raises:
+        UserError: the recipe begins another run than the one to go on with.
+    """
+    if restart.run and port.run_folder.resolve() != Path(restart.run).resolve():
+        raise UserError(
+            f"this process was started anew to go on with {restart.run} and begins {port.run_folder}: its Trainer "
+            "parses no command line; hand --continue_path on to it, as TrainerArgs(continue_path=...)."
+        )
+    if restart.eval_batch_size is not None:
+        port.config.eval_batch_size = restart.eval_batch_size
+    if restart.spare_memory:
+        section.checkpoints.asynchronous = False
+
+
+def check_device(before: Start | None, port: TrainerPort, *, supervised: bool) -> list[str]:
+    """Say when a run that goes on has lost its GPU: the Trainer would train on without a word, at a crawl.
+
+    Args:
+        before: the run's last start.
+        port: the Trainer, its model on its device.
+        supervised: whether a supervisor has started this process; it tries again and then gives up.
+
+    Returns:
+        Sentences for the baseline.
+
+    Raises:
+        RuntimeError: the GPU is gone, and a supervisor is there to be told.
+    """
+    if before is None or not (before.device or "").startswith("cuda") or port.device.startswith("cuda"):
+        return []
+    said = f"the run trained on {before.device} until now, and this process would train on {port.device}"
+    if supervised and port.continued:
+        raise RuntimeError(f"No CUDA GPUs are available: {said}")
+    return [said] if port.continued else []
+
+
+def settle_section(port: TrainerPort, section: GatekeeperConfig, *, from_config: bool) -> list[str]:
+    """Put the section that `gatekeep()` was given in effect; say where it differs from the run's earlier one.
+
+    On `continue_path` the Trainer loads the run's own config.json over the script's values, and one value of a wrong
+    type there resets the whole section to its defaults. What the script and the command line say now counts.
+
+    Args:
+        port: the Trainer.
+        section: what `gatekeep()` was given.
+        from_config: whether it is a part of the config.
+    """
+    if from_config:
+        port.config.gatekeeper = section
+    earlier: dict[str, Any] = {}
+    if port.continued:
+        with contextlib.suppress(OSError, ValueError):  # none, or damaged: then there is nothing to compare with
+            earlier = json.loads((port.run_folder / FOLDER / "config.json").read_text(encoding="utf-8"))
+    if not earlier:
+        return []
+    # Any flag makes coqpit turn other empty settings into None; empty is empty.
+    changed = [key for key, value in section.to_dict().items() if (value or None) != (earlier.get(key) or None)]
+    said = ", ".join(f"gatekeeper.{key}" for key in changed)
+    return [f"changed since the run's last start: {said}"] if changed else []
+
+
+def keep_settings(folder: Path, section: GatekeeperConfig, policy: Policy, eval_samples: Sequence[Any] | None) -> None:
+    """Copy settings and rules beside the journal: a stock run that continues the folder drops our section.
+
+    The held-out clips, too: an export and fixed prompts take their reference speech from them.
+    """
+    keys = ("audio_file", "text", "language", "speaker_name")
+    clips = [{key: clip[key] for key in keys if key in clip} for clip in eval_samples or () if isinstance(clip, dict)]
+    (folder / "eval_clips.json").write_text(json.dumps(clips, indent=1, default=str), encoding="utf-8")
+    (folder / "policy.yaml").write_text(policy.text, encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(section.to_dict(), indent=4), encoding="utf-8")
