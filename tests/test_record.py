@@ -441,3 +441,21 @@ def test_a_journal_copied_out_of_its_run_can_be_read(tmp_path, monkeypatch):
     assert len(read_run(copied / "journal.jsonl").evaluations) == 1
     monkeypatch.chdir(tmp_path / "run" / "gatekeeper")
     assert find_run(type(tmp_path)(".")) == find_run(type(tmp_path)("journal.jsonl")) == tmp_path / "run"
+
+
+def test_a_rewind_that_a_resume_has_gone_back_behind_is_taken_back():
+    measured = [evaluated(number, 3.0 - number, step=100 * (number + 1)) for number in range(3)]
+    rewind = Action(step=300, epoch=2, name="rewind", message="", values={"to_step": 100})
+    record = RunRecord((start(), *measured, rewind))
+    assert [e.step for e in record.evaluations] == [100]
+    resumed = RunRecord((*record.events, start(250, 2)))
+    assert [e.step for e in resumed.evaluations] == [100, 200]
+
+
+def test_an_epoch_that_is_ended_once_more_is_on_the_line_once():
+    events = [start(), trained(0, 4), evaluated(0, 3.0, step=4), evaluated(0, 3.0, step=4, mid_epoch=True)]
+    again = RunRecord((*events, start(4, 0, epoch_batches=4), trained(0, 4), evaluated(0, 3.0, step=4)))
+    assert [(e.step, e.mid_epoch) for e in again.evaluations] == [(4, True), (4, False)]
+    assert len(again.train_epochs) == 1
+    whole = RunRecord((*events, start(4, 1, epoch_batches=0)))  # the next epoch begins
+    assert len(whole.evaluations) == 2 and len(whole.train_epochs) == 1

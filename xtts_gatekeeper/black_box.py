@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from xtts_gatekeeper.crashes.evidence import error_of, evidence_path, last_steps, write_evidence
+from xtts_gatekeeper.crashes.evidence import CRASHES, error_of, evidence_path, last_steps, write_evidence
 from xtts_gatekeeper.crashes.flight import FlightRecorder
 from xtts_gatekeeper.crashes.hang import HangWatch
 from xtts_gatekeeper.monitors.batch import files_in
@@ -106,7 +106,10 @@ class BlackBox:
         self._say("training", files_in(batch))
         found = stock(batch, *args, **kwargs)
         self.trained += 1
-        self.hang.step_ends()
+        hung = self.hang.step_ends()
+        if hung is not None:
+            said = f"no step came for {hung:.0f} s; where it hung is in {self.hang.path.name} of gatekeeper/{CRASHES}"
+            self.recorder.incident("hang", said)
         self._say("loading")
         return found
 

@@ -13,6 +13,11 @@ from lines import BATCH, STEPS, Line, line_trainer, run_folder
 from xtts_gatekeeper import read_run
 from xtts_gatekeeper.checkpoints.snapshot import tensors
 from xtts_gatekeeper.config import CheckpointsConfig, GatekeeperConfig, PhaseConfig
+from xtts_gatekeeper.record import Start
+from xtts_gatekeeper.resume_point import read_point
+from xtts_gatekeeper.starting import check_device
+from xtts_gatekeeper.trainer_port import TrainerPort, random_states, set_random_states
+from xtts_gatekeeper.trainer_port.position import RestOfEpoch
 
 
 class Blow(Exception):
@@ -77,6 +82,11 @@ def digest(tensor):
     return hashlib.sha1(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
 
 
+def losses(means):
+    """Those of the Trainer's means that are no times."""
+    return {name: value for name, value in means.items() if not name.endswith("_time")}
+
+
 def compared(trainer):
     """What two runs must have in common."""
     record = read_run(run_folder(trainer))
@@ -85,29 +95,21 @@ def compared(trainer):
         "weights": {name: digest(value) for name, value in trainer.model.state_dict().items()},
         "optimizer": {name: digest(value) for name, value in tensors(trainer.optimizer[0].state_dict()["state"])},
         "random": states,
-        "evaluations": [(e.step, e.epoch, e.mid_epoch, e.metrics) for e in record.evaluations],
-        "epochs": [(e.step, e.epoch, e.batches, e.samples, e.metrics, e.stock) for e in record.train_epochs],
+        "evaluations": [(e.step, e.epoch, e.mid_epoch, e.metrics, e.gap, losses(e.stock)) for e in record.evaluations],
+        "epochs": [(e.step, e.epoch, e.batches, e.samples, e.metrics, losses(e.stock)) for e in record.train_epochs],
         "step": trainer.total_steps_done,
     }
-
-
-def without_times(found):
-    found = copy.deepcopy(found)
-    found["epochs"] = [
-        (*epoch[:5], {k: v for k, v in epoch[5].items() if not k.endswith("_time")}) for epoch in found["epochs"]
-    ]
-    return found
 
 
 def interrupted_at(tmp_path, step, **settings):
     """Interrupt at a batch, go on, and compare with a run that went through."""
     whole, all_batches = trained(tmp_path / "whole", **settings)
-    through = without_times(compared(whole))
+    through = compared(whole)
     first, before = trained(tmp_path / "cut", blow_at=step, **settings)
     run = run_folder(first)
     flags = ["--continue_path", str(run)]
     second, after = trained(tmp_path / "cut", flags=flags, **settings)
-    found = without_times(compared(second))
+    found = compared(second)
     for key, value in through.items():
         assert found[key] == value, key
     start = read_run(run).start
@@ -157,7 +159,7 @@ def test_sigterm_during_an_evaluation_leaves_that_evaluation_to_the_next_process
     import signal
 
     whole, _ = trained(tmp_path / "whole")
-    through = without_times(compared(whole))
+    through = compared(whole)
 
     def asks(trainer):
         stock = trainer.eval_step
@@ -194,7 +196,7 @@ def test_sigterm_during_an_evaluation_leaves_that_evaluation_to_the_next_process
     run = run_folder(first)
     assert read_run(run).end.how == "terminated"
     second, _ = trained(tmp_path / "cut", flags=["--continue_path", str(run)])
-    found = without_times(compared(second))
+    found = compared(second)
     assert [e[:3] for e in found["evaluations"]] == [e[:3] for e in through["evaluations"]]
     assert found == through
 
@@ -235,7 +237,7 @@ def test_xtts_goes_on_with_the_clips_that_it_would_have_drawn(make_trainer, clip
 
     whole = make(tmp_path / "whole")
     whole.fit()
-    through, all_drawn = without_times(compared(whole)), list(drawn)
+    through, all_drawn = compared(whole), list(drawn)
     assert whole.train_loader.dataset.failed_samples
     cut = make(tmp_path / "cut", blow_at=step)
     with pytest.raises(SystemExit):
@@ -246,6 +248,86 @@ def test_xtts_goes_on_with_the_clips_that_it_would_have_drawn(make_trainer, clip
     start = read_run(run).start
     second.fit()
     assert drawn == all_drawn[start.step :]
-    found = without_times(compared(second))
+    found = compared(second)
     for key, value in through.items():
         assert found[key] == value, key
+
+
+def test_with_another_batch_size_as_many_clips_are_passed_over(tmp_path):
+    first, _ = trained(tmp_path, blow_at=7, batch_size=4)  # step 4 begins an epoch; the file is of step 7
+    run = run_folder(first)
+    flags = ["--continue_path", str(run), "--coqpit.batch_size", "2"]
+    second = line_trainer(tmp_path, GatekeeperConfig(), Dice(size=6), flags=flags, epochs=4)
+    start = read_run(run).start
+    assert (start.step, start.epoch, start.epoch_batches) == (7, 1, 6)
+    assert second.config.batch_size == 2
+
+
+def test_start_with_eval_is_not_repeated_by_a_resume(tmp_path):
+    first, _ = trained(tmp_path, blow_at=6, start_with_eval=True)
+    run = run_folder(first)
+    before = len(read_run(run).evaluations)
+    trained(tmp_path, flags=["--continue_path", str(run)], start_with_eval=True)
+    evaluations = read_run(run).evaluations
+    assert before == 2 and [e.step for e in evaluations] == [0, 4, 8, 12]  # the first of four epochs evaluates only
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_set_that_cannot_be_indexed_is_read_on_from_where_it_was(workers):
+    loader = torch.utils.data.DataLoader(Stream(list(range(10))), batch_size=2, num_workers=workers)
+    order = []
+    rest = RestOfEpoch(loader, 3, lambda: order.append("begin"), lambda: order.append("go on"))
+    assert [batch.tolist() for batch in rest] == [[6, 7], [8, 9]]
+    assert order == ["begin", "go on"] and len(rest) == 5 and rest.batch_size == 2
+
+
+def test_an_epoch_that_has_become_shorter_is_over():
+    rest = RestOfEpoch([1, 2], 3, lambda: None, lambda: None)
+    assert list(rest) == []
+
+
+def test_random_states_are_put_back_to_the_bit():
+    states = random_states()
+    drawn = [random.random(), random.gauss(0, 1), numpy.random.rand(), numpy.random.randn(), torch.rand(1).item()]
+    set_random_states(states)
+    again = [random.random(), random.gauss(0, 1), numpy.random.rand(), numpy.random.randn(), torch.rand(1).item()]
+    assert drawn == again
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"model": {}}, {"gatekeeper": {}}, {"gatekeeper": {"resume_point": {"step": 3}}}, {"gatekeeper": 5}, [1, 2]],
+    ids=str,
+)
+def test_a_file_without_a_point_that_this_version_knows_has_none(tmp_path, content):
+    torch.save(content, tmp_path / "file.pth")
+    assert read_point(tmp_path / "file.pth") is None
+    (tmp_path / "file.pth").write_bytes(b"no file of torch's")
+    assert read_point(tmp_path / "file.pth") is None
+
+
+@pytest.mark.parametrize(("supervised", "said"), [(True, "No CUDA GPUs are available"), (False, "and this process")])
+def test_a_run_that_has_lost_its_gpu_does_not_go_on_without_a_word(tmp_path, supervised, said):
+    first, _ = trained(tmp_path, blow_at=7)
+    trainer, _ = trained(tmp_path, flags=["--continue_path", str(run_folder(first))])
+    port = TrainerPort(trainer)
+    before = Start(step=7, epoch=1, device="cuda:0 (NVIDIA GeForce RTX 4070)")
+    if supervised:
+        with pytest.raises(RuntimeError, match=said):
+            check_device(before, port, supervised=True)
+    else:
+        (sentence,) = check_device(before, port, supervised=False)
+        assert said in sentence
+    assert check_device(Start(step=7, epoch=1, device="cpu"), port, supervised=supervised) == []
+    assert check_device(None, port, supervised=supervised) == []

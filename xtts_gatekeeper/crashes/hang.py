@@ -67,14 +67,17 @@ class HangWatch:
         self._last = time.perf_counter()
         self._arm()
 
-    def step_ends(self) -> None:
-        """A step is over."""
+    def step_ends(self) -> float | None:
+        """A step is over; the seconds since the one before it, if it has hung meanwhile and come back."""
         now = time.perf_counter()
+        took = now - self._last if self._last is not None else 0.0
+        hung = self._limit is not None and took > self._limit
         if self._last is not None:
-            self._seconds.append(now - self._last)
+            self._seconds.append(took)
         self._last = now
         if self._limit is None or now - self._armed > _SLACK * self._limit:
             self._arm()
+        return took if hung else None
 
     def sign_of_life(self) -> None:
         """Something other than a step has come on, such as an evaluation."""

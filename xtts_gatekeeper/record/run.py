@@ -92,14 +92,18 @@ class RunRecord:
     @cached_property
     def _line(self) -> tuple[tuple[Evaluation, ...], tuple[TrainEpoch, ...], frozenset[int]]:
         """Evaluations, training epochs, and the ids of the evaluations that were the first after a resume."""
+        line: list[Event] = []
+        for event in self.events:
+            if isinstance(event, Start):  # a rewind that a resume has gone back behind is taken back, too
+                line = [e for e in line if isinstance(e, Start) or lies_before(e, event)]
+            if isinstance(event, Start | Action | Evaluation | TrainEpoch):
+                line.append(event)
         evaluations: list[Evaluation] = []
         epochs: list[TrainEpoch] = []
         first_after_resume: set[int] = set()
         resumed = False
-        for event in self.events:
+        for event in line:
             if isinstance(event, Start):
-                evaluations = [e for e in evaluations if lies_before(e, event)]
-                epochs = [e for e in epochs if lies_before(e, event)]
                 resumed = bool(evaluations)
             elif isinstance(event, Action) and event.name == "rewind":
                 back = int(event.values.get("to_step", event.step))

@@ -119,19 +119,22 @@ class PositionPort(BasePort):
 
     @property
     def running_means(self) -> dict[str, Any]:
-        """The Trainer's own means of the epoch so far, and what else it counts in it."""
-        means = self.trainer.keep_avg_train
-        values, counts = (means.avg_values, means.iters) if means is not None else ({}, {})
-        return {
-            "values": {name: float(value) for name, value in values.items()},
-            "counts": dict(counts),
-            "stepped": list(self.trainer._stepped_optimizers),
-        }
+        """The Trainer's own means of the epoch so far, and what else it counts in it.
+
+        Those of evaluations, too: it adds up all that it makes within one epoch.
+        """
+        means = {}
+        for side, keeper in (("train", self.trainer.keep_avg_train), ("eval", self.trainer.keep_avg_eval)):
+            values, counts = (keeper.avg_values, keeper.iters) if keeper is not None else ({}, {})
+            means[side] = {"values": {name: float(value) for name, value in values.items()}, "counts": dict(counts)}
+        return {**means, "stepped": list(self.trainer._stepped_optimizers)}
 
     @running_means.setter
     def running_means(self, found: Mapping[str, Any]) -> None:
-        self.trainer.keep_avg_train.avg_values = dict(found["values"])
-        self.trainer.keep_avg_train.iters = dict(found["counts"])
+        for side, keeper in (("train", self.trainer.keep_avg_train), ("eval", self.trainer.keep_avg_eval)):
+            if keeper is not None:
+                keeper.avg_values = dict(found[side]["values"])
+                keeper.iters = dict(found[side]["counts"])
         self.trainer._stepped_optimizers = set(found["stepped"])
 
     @property
