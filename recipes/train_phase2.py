@@ -1,11 +1,12 @@
 """Phase 2 of an XTTS fine-tuning: a new run from phase 1's best or latest checkpoint, at LR 1e-6, under gates.
 
-    python recipes/train_phase2.py --resume runs/xtts_phase1-... --data data/my-voice --language en
+    python recipes/train_phase2.py --phase1 runs/xtts_phase1-... --data data/my-voice --language en
 
 The weights come from phase 1 (`restore_path`); optimizer and step counter begin anew and the learning rate is the one
 given here, proven at the first update. Use the data of phase 1: with other clips the evaluations cannot be compared.
 """
 
+import argparse
 from pathlib import Path
 
 from xtts_gatekeeper import gatekeep  # before trainer and TTS: sets telemetry-off defaults
@@ -13,7 +14,14 @@ from xtts_gatekeeper.base import resolve_base
 from xtts_gatekeeper.checkpoints.resume import resume_file
 from xtts_gatekeeper.config import ActionsConfig, GatekeeperConfig, PhaseConfig
 from xtts_gatekeeper.errors import UserError, refusing
-from xtts_gatekeeper.recipe import go_on, load_clips, parse_flags, recipe_parser
+from xtts_gatekeeper.recipe import go_on, goes_on, load_clips, parse_flags, recipe_parser
+
+
+def phase1_checkpoint(args: argparse.Namespace) -> Path:
+    phase1 = args.phase1 or (None if args.resume in (None, "auto") else Path(args.resume))
+    if phase1 is None:
+        raise UserError("phase 2 begins with phase 1's weights: give its run by --phase1 or --resume.")
+    return resume_file(phase1, args.resume_from)
 
 
 def main() -> None:
@@ -26,10 +34,8 @@ def main() -> None:
     )
     parser.add_argument("--resume-from", choices=("best", "latest"), default="best", help="(default: %(default)s)")
     args = parse_flags(parser)
-    phase1 = args.phase1 or (None if args.resume in (None, "auto") else Path(args.resume))
-    if phase1 is None:
-        raise UserError("phase 2 begins with phase 1's weights: give its run by --phase1 or --resume.")
-    checkpoint = resume_file(phase1, args.resume_from)
+    go_on("auto" if args.resume == "auto" else None, args.output, "xtts_phase2")
+    checkpoint = "" if goes_on() else str(phase1_checkpoint(args))
     train_samples, eval_samples = load_clips(args)
     gatekeeper = GatekeeperConfig(
         policy=args.policy,
@@ -37,7 +43,6 @@ def main() -> None:
         actions=ActionsConfig(stop=not args.no_stop),
     )
     gatekeeper.check()
-    go_on("auto" if args.resume == "auto" else None, args.output, "xtts_phase2")
 
     # Slow imports, after everything that can be checked without them.
     import torch
@@ -68,7 +73,7 @@ def main() -> None:
     callbacks = gatekeep(config)
     torch.manual_seed(config.training_seed)  # the toy begins with random weights
     trainer = Trainer(
-        TrainerArgs(restore_path=str(checkpoint), grad_accum_steps=args.grad_accum),
+        TrainerArgs(restore_path=checkpoint, grad_accum_steps=args.grad_accum),
         config,
         model=GPTTrainer(config),
         train_samples=train_samples,

@@ -67,8 +67,22 @@ def test_the_first_sigterm_asks_and_the_process_goes_on_until_it_obeys_by_that_s
     assert process.says() == ""
 
 
+def test_a_sigterm_that_comes_twice_at_once_is_one(child):
+    process = child("t.watch(); say('watching'); told(); say(t.asked); told(); say(t.asked); t.unwatch()")
+    assert process.says() == "watching"
+    process.send_signal(signal.SIGTERM)
+    process.go_on()
+    assert process.says() == "15"
+    process.send_signal(signal.SIGTERM)
+    process.go_on()
+    assert process.says() == "15"
+    assert process.wait(30) == 0
+
+
 def test_the_second_sigterm_ends_the_process_as_ever(child):
-    process = child("t.watch(); say('watching'); told(); say(t.asked); told(); say('never')")
+    process = child(
+        "from xtts_gatekeeper import signals; signals.SAME_SECONDS = 0.0; t.watch(); say('watching'); told(); say(t.asked); told(); say('never')"
+    )
     assert process.says() == "watching"
     process.send_signal(signal.SIGTERM)
     process.go_on()

@@ -103,6 +103,10 @@ class Leaving:
         except KeyboardInterrupt:
             raise  # the Trainer saves, then calls on_keyboard_interrupt
         except BaseException as error:
+            if self._ended_with_workers(error):
+                self.port.left_by_exception(in_training=self.in_training)
+                self._leave("terminated", "SIGTERM")
+                return
             if self.black_box is not None:
                 self.black_box.crashed(error)
             self._flush()  # before the Trainer removes a folder that holds no checkpoint yet
@@ -136,6 +140,14 @@ class Leaving:
                 found = status(self.port.run_folder, self.recorder.seen(), self.policy)
                 self.port.log("\n" + status_text(found))
         self._requests.obey()
+
+    def _ended_with_workers(self, error: BaseException) -> bool:
+        """Whether loader workers have died of the SIGTERM that we were sent, too, and took the training with them.
+
+        An engine that ends every process of a job does that. The weights are whole, unless it was within an update.
+        """
+        asked = self._requests.asked not in (None, signal.SIGINT)
+        return asked and trainer_port.is_lost_worker(error) and not self.port.updates.under_way
 
     @property
     def _trained(self) -> bool:

@@ -115,8 +115,7 @@ def go_on(resume: str | None, output: Path, run_name: str) -> None:
     Raises:
         UserError: no such run.
     """
-    supervised = Restart.asked()
-    if resume is None or has_flag("--continue_path") or (supervised is not None and supervised.run):
+    if resume is None or goes_on():
         return
     run = newest_run(output, run_name) if resume == "auto" else Path(resume)
     if run is None:
@@ -132,6 +131,12 @@ def go_on(resume: str | None, output: Path, run_name: str) -> None:
         raise SystemExit(0)
     print(f"going on with {run}", file=sys.stderr)
     sys.argv += ["--continue_path", str(run)]
+
+
+def goes_on() -> bool:
+    """Whether this process is to go on with a run: by its flags, or because a supervisor says so."""
+    restart = Restart.asked()
+    return has_flag("--continue_path") or (restart is not None and bool(restart.run))
 
 
 def newest_run(output: Path, run_name: str) -> Path | None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -15,10 +16,15 @@ from typing import Any
 _STOCK: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 if sys.platform == "win32":  # Ctrl-Break, the one signal that a process of Windows can send to another's group
     _STOCK[signal.SIGBREAK] = signal.SIG_DFL
+#: A second SIGTERM within so many seconds is the first once more.
+SAME_SECONDS = 2.0
 
 
 class Requests:
     """Between `watch` and `unwatch` the first signal only sets `asked`; the second acts as ever.
+
+    A SIGTERM within two seconds of another is the same one: an engine that ends every process of a job sends it, and a
+    supervisor that it has sent it to hands it on.
 
     An interrupt in the middle of an optimizer's update would leave, and save, a state that is half of one step and half
     of the next, and one in the middle of a queue's or a lock's own code can leave it locked. Between two batches it can
@@ -27,6 +33,7 @@ class Requests:
 
     def __init__(self) -> None:
         self.asked: int | None = None
+        self._since = 0.0
         self._watching: list[int] = []
 
     def watch(self) -> None:
@@ -53,12 +60,14 @@ class Requests:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         stock: Callable[[int, FrameType | None], Any] | Any = _STOCK[number]
+        if number == self.asked == signal.SIGTERM and time.monotonic() - self._since < SAME_SECONDS:
+            return
         if self.asked is not None:
             self.unwatch()
             if callable(stock):
                 stock(number, frame)
             signal.raise_signal(signal.Signals(number))
-        self.asked = number
+        self.asked, self._since = number, time.monotonic()
         # Neither print() nor logging may be entered twice by one thread, which is where a handler runs.
         name = signal.Signals(number).name
         with contextlib.suppress(OSError):

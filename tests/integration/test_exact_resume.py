@@ -3,9 +3,12 @@
 import contextlib
 import copy
 import hashlib
+import os
 import random
+import signal
 
 import numpy
+import psutil
 import pytest
 import torch
 from lines import BATCH, STEPS, Line, line_trainer, run_folder
@@ -331,3 +334,24 @@ def test_a_run_that_has_lost_its_gpu_does_not_go_on_without_a_word(tmp_path, sup
         assert said in sentence
     assert check_device(Start(step=7, epoch=1, device="cpu"), port, supervised=supervised) == []
     assert check_device(None, port, supervised=supervised) == []
+
+
+def test_a_sigterm_that_ends_the_loader_workers_too_leaves_a_checkpoint(tmp_path):
+    """As an engine sends it that ends every process of a job."""
+
+    def everybody(trainer):
+        for child in psutil.Process().children(recursive=True):
+            child.send_signal(signal.SIGTERM)
+            child.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    raised = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "raise_signal", raised.append)
+        first, _ = trained(tmp_path, blow_at=6, blow=everybody, workers=2)
+    run = run_folder(first)
+    assert raised == [signal.SIGTERM] and read_run(run).end.how == "terminated"
+    trained(tmp_path, flags=["--continue_path", str(run)], workers=2)
+    whole, _ = trained(tmp_path / "whole", workers=2)
+    evaluations = [[(e.step, e.metrics) for e in read_run(r).evaluations] for r in (run, run_folder(whole))]
+    assert read_run(run).start.step in (6, 7) and evaluations[0] == evaluations[1]

@@ -12,7 +12,7 @@ from xtts_gatekeeper.trainer_port.process import (
     unchanged_rng,
     unique_run_folders,
 )
-from xtts_gatekeeper.trainer_port.updates import Updates, clips_in, is_out_of_memory, split
+from xtts_gatekeeper.trainer_port.updates import Updates, clips_in, is_lost_worker, is_out_of_memory, split
 
 __all__ = [
     "TRAINER_FLAGS",
@@ -25,6 +25,7 @@ __all__ = [
     "config_in_one_step",
     "discard_run_folder",
     "is_distributed",
+    "is_lost_worker",
     "is_out_of_memory",
     "keep_run_folders",
     "random_states",

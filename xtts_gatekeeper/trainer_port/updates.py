@@ -206,6 +206,11 @@ def _has_rows(value: Any) -> bool:
     return isinstance(value, list | tuple) or (isinstance(value, torch.Tensor) and value.dim() > 0)
 
 
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether the error says that a worker process of a data loader is gone."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device, or the host on a CPU, had no memory left: then trying with less makes sense."""
     import torch
