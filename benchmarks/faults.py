@@ -79,7 +79,8 @@ def _host_memory(trainer: Any) -> None:
 
 
 def _disk_full(trainer: Any) -> None:
-    with open("/dev/full", "wb", buffering=0) as file:  # noqa: PTH123
+    """On the disk that `FULL_FILE` lies on, or on Linux's own that always is."""
+    with open(os.environ.get("FULL_FILE", "/dev/full"), "wb", buffering=0) as file:  # noqa: PTH123
         file.write(b"a log of the user's own")
 
 
@@ -129,6 +130,8 @@ def plant(trainer: Any) -> None:
 
     def train_step(*args: Any, **kwargs: Any) -> Any:
         nonlocal poisoned
+        if not trainer.model.training:  # XTTS evaluates by the same method
+            return stock(*args, **kwargs)
         for number, fault in enumerate(plan):
             mark = folder / f"fault-{number}"
             done = mark.stat().st_size if mark.exists() else 0

@@ -80,9 +80,8 @@ def test_a_sigterm_that_comes_twice_at_once_is_one(child):
 
 
 def test_the_second_sigterm_ends_the_process_as_ever(child):
-    process = child(
-        "from xtts_gatekeeper import signals; signals.SAME_SECONDS = 0.0; t.watch(); say('watching'); told(); say(t.asked); told(); say('never')"
-    )
+    at_once = "from xtts_gatekeeper import signals; signals.SAME_SECONDS = 0.0; "
+    process = child(f"{at_once}t.watch(); say('watching'); told(); say(t.asked); told(); say('never')")
     assert process.says() == "watching"
     process.send_signal(signal.SIGTERM)
     process.go_on()

@@ -101,7 +101,7 @@ def stable_split(
 
 
 def leave_out(samples: Sequence[dict[str, Any]], names: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Leave out the clips that `names` name, each by its path, by the name of its file, or by its id.
+    """Leave out the clips that `names` name, each by its path, the name of its file, its id, or as its batches name it.
 
     Returns:
         The clips that stay, in order, and the names that none of them has.
@@ -111,7 +111,8 @@ def leave_out(samples: Sequence[dict[str, Any]], names: Iterable[str]) -> tuple[
     kept = []
     for sample in samples:
         audio = str(sample["audio_file"])
-        own = {_normal(audio), Path(audio).name, Path(audio).stem}
+        unique = str(sample.get("audio_unique_name", audio))
+        own = {_normal(audio), Path(audio).name, Path(audio).stem, unique, unique.partition("#wavs/")[2] or unique}
         hits = {name for name, path in paths.items() if path in own or name in own}
         used |= hits
         if not hits:

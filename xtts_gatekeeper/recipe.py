@@ -121,6 +121,8 @@ def go_on(resume: str | None, output: Path, run_name: str) -> None:
     if run is None:
         print(f"there is no run of {run_name} in {output} to go on with: a new one begins", file=sys.stderr)
         return
+    if not (run / "config.json").is_file():
+        raise UserError(f"--resume {run} is no run folder: it has no config.json.")
     end = record_of(run).end
     if end is not None and (end.how == "finished" or (end.how == "stopped" and end.cause in ("", "verdict"))):
         print(

@@ -14,10 +14,9 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -27,10 +26,17 @@ from xtts_gatekeeper.checkpoints.lock import held
 from xtts_gatekeeper.checkpoints.resume import newest_state
 from xtts_gatekeeper.crashes.child import Child, Output
 from xtts_gatekeeper.crashes.decide import Decision, Limits, decide
-from xtts_gatekeeper.crashes.evidence import evidence_of, evidence_path, read_evidence, write_evidence
+from xtts_gatekeeper.crashes.evidence import (
+    error_in,
+    evidence_of,
+    evidence_path,
+    read_evidence,
+    stamp,
+    write_evidence,
+)
 from xtts_gatekeeper.crashes.flight import Flight, read_flight
 from xtts_gatekeeper.crashes.hang import hung
-from xtts_gatekeeper.crashes.kinds import Error, Facts, describe, kind_of, last_traceback
+from xtts_gatekeeper.crashes.kinds import Facts, describe, kind_of, last_traceback
 from xtts_gatekeeper.crashes.restart import EXCLUDED, Report, Restart, forget_report, reported
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record import Journal, RunRecord, Start, journal_path
@@ -54,6 +60,7 @@ class _Attempt:
     output: Output
     kills: int
     restart: Restart
+    began: str = field(default_factory=stamp)
     report: Report | None = None
     flight_time: float = 0.0
     changed: float = 0.0
@@ -75,9 +82,10 @@ class Supervisor:
         self.disk_wait = disk_wait
         #: The ends so far, oldest first.
         self.crashes: list[Crash] = []
-        self._child: Child | None = None
         self._asked: int | None = None
-        self._leave = threading.Event()
+        #: How many signals have come, how many have been handed on, and to which process the last one was.
+        self._asks = self._handed_on = 0
+        self._told: int | None = None
         self._said = None if sys.stderr is None else getattr(sys.stderr, "buffer", None)
         self._output: Output | None = None
 
@@ -98,16 +106,18 @@ class Supervisor:
                 crash, facts = self._judge(attempt, run)
                 decision = decide([*self.crashes, crash], self.limits)
                 restart = replace(restart, run=str(run) if run is not None and _newest(run) is not None else "")
+                if decision.exclude and not restart.run:  # a run that begins anew reads no list
+                    decision = decide([*self.crashes, crash], replace(self.limits, exclude=False))
                 decision, restart = self._prepare(decision, attempt, run, restart)
                 crash = replace(crash, decision=decision.act, why=decision.why)
                 self.crashes.append(crash)
                 self._tell(crash, facts, attempt, run)
                 if decision.act == "stop":
                     return self._stop(decision, attempt, scratch)
-                if decision.disk and run is not None and not self._room(run):
+                if decision.disk and run is not None and not self._room(run) and self._asked is None:
                     self._say(_NO_ROOM)
                     return self._stop(Decision("stop", _NO_ROOM, 1), attempt, scratch)
-                if self._leave.wait(decision.wait) or self._asked is not None:
+                if self._asked_within(decision.wait):
                     return self._stop(self._asked_to_leave(), attempt, scratch)
                 with contextlib.suppress(OSError):
                     forget_report(scratch)
@@ -127,18 +137,21 @@ class Supervisor:
             "PYTHONUNBUFFERED": "1",  # what a process prints before it is killed is not to be lost
             "PYTHONFAULTHANDLER": "1",
         }
-        self._child = child = Child(self.command, environment, attempt.output)
-        if self._asked is not None:
-            child.ask(self._asked)
+        try:
+            child = Child(self.command, environment, attempt.output)
+        except UserError:
+            attempt.output.close()
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
         while (code := child.wait(_LOOK_SECONDS)) is None:
             self._look(attempt, scratch, child)
+            self._hand_on(child, _who_trains(attempt, child))
         self._look(attempt, scratch, None)
         if self._asked is not None and attempt.report is not None and attempt.report.pid != child.pid:
-            _wait_for(attempt.report.pid, self._asked)
+            self._let_it_save(child, attempt.report.pid)
         if code != 0:
             child.kill()  # workers that have outlived it
         child.drain()
-        self._child = None
         self._code = code
         return attempt
 
@@ -148,8 +161,8 @@ class Supervisor:
             attempt.report = reported(scratch)
             if attempt.report is not None:
                 run = attempt.report.run
-                stamp = time.strftime("%Y%m%d-%H%M%S")
-                attempt.output.move(run / FOLDER / "output" / f"{stamp}-{attempt.report.pid}.txt")
+                if run.is_dir():  # and not refused meanwhile
+                    attempt.output.move(run / FOLDER / "output" / f"{stamp()}-{attempt.report.pid}.txt")
         if attempt.report is None or child is None:
             return
         flight = read_flight(attempt.report.run, attempt.report.pid)
@@ -171,10 +184,9 @@ class Supervisor:
         record = _record(run)
         seen = run is not None and attempt.report is not None
         flight = read_flight(run, pid) if run is not None and pid is not None else None
-        evidence = evidence_of(run, pid) if run is not None and pid is not None else None
+        evidence = evidence_of(run, pid, attempt.began) if run is not None and pid is not None else None
         tail = attempt.output.tail
-        known = read_evidence(evidence).get("error")
-        error = Error(**known) if known else last_traceback(tail)
+        error = error_in(read_evidence(evidence)) or last_traceback(tail)
         facts = Facts(
             returncode=self._code,
             end=record.end if seen and isinstance(record.end, End) else None,
@@ -288,7 +300,7 @@ class Supervisor:
         if last.kind in _PEACEFUL and last.kind != "finished":
             self._say(f"{last.message} {decision.why}".strip())
         attempt.output.close()
-        if attempt.report is None and decision.exit_code:
+        if decision.exit_code and attempt.output.path.is_relative_to(scratch):
             self._say(f"its output is kept in {attempt.output.path}")
         else:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -316,7 +328,7 @@ class Supervisor:
                     f"needed, {free_bytes(run) / 1e9:.2f} GB are free"
                 )
                 told = True
-            self._leave.wait(_LOOK_SECONDS)
+            self._asked_within(_LOOK_SECONDS)
         return True
 
     # Signals and words
@@ -339,10 +351,35 @@ class Supervisor:
     def _take(self, number: int, frame: FrameType | None) -> None:
         # A terminal that goes away is no Ctrl-C of the user's: the training saves and can be gone on with.
         self._asked = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
-        self._leave.set()
-        child = self._child
-        if child is not None:
-            child.ask(self._asked)
+        self._asks += 1
+
+    def _hand_on(self, child: Child, pid: int) -> None:
+        """Ask the process to leave, as often as we were asked."""
+        while self._asked is not None and self._handed_on < self._asks:
+            self._handed_on += 1
+            self._told = pid
+            child.ask(self._asked, pid)
+
+    def _let_it_save(self, child: Child, pid: int) -> None:
+        """A launcher in between has left at once: ask the recipe itself, and wait for it."""
+        import psutil
+
+        if self._told == child.pid:
+            self._handed_on = 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            while True:
+                self._hand_on(child, pid)
+                with contextlib.suppress(psutil.TimeoutExpired):
+                    process.wait(_LOOK_SECONDS)
+                    return
+
+    def _asked_within(self, seconds: float) -> bool:
+        """Wait so long; True as soon as we are asked to leave."""
+        deadline = time.monotonic() + seconds
+        while self._asked is None and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK_SECONDS))
+        return self._asked is not None
 
     def _asked_to_leave(self) -> Decision:
         return Decision("stop", "", 130 if self._asked == signal.SIGINT else 143)
@@ -406,11 +443,13 @@ def _is_paused(pid: int) -> bool:
         return False
 
 
-def _wait_for(pid: int, asked: int) -> None:
-    """A shell around the recipe has left at once: ask the recipe itself, and let it save."""
-    import psutil
+def _who_trains(attempt: _Attempt, child: Child) -> int:
+    """The process to ask to leave: a shell around the recipe keeps Ctrl-C to itself, and leaves at SIGTERM alone.
 
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        process.send_signal(asked)
-        process.wait()
+    One that has put the recipe into a session of its own hands on what it is sent.
+    """
+    if sys.platform != "win32" and attempt.report is not None:
+        with contextlib.suppress(OSError):
+            if os.getsid(attempt.report.pid) == child.pid:
+                return attempt.report.pid
+    return child.pid

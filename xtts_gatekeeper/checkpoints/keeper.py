@@ -139,6 +139,8 @@ class CheckpointKeeper:
         for file in unrecorded_files(self.port.run_folder, self.seen(), self.port.epoch):
             self.record(file)
         self.prune()
+        if self.saving.asynchronous:
+            self._writer.start()
         size = self._state_bytes + (16 << 20)  # gaps between the storages
         if self.saving.asynchronous and memory_allows(area_bytes(size, pinned=self.port.on_gpu)):
             self._preparing = threading.Thread(

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +55,38 @@ def write_verified(path: Path, save: Callable[[Path], Any], check: Callable[[Pat
 class BackgroundWriter:
     """Does one piece of work at a time on a thread of its own.
 
-    The thread is no daemon: a process that ends by itself waits for it, so a file that is being written is finished.
+    A process that ends by itself waits for it, so a file that is being written is finished. The thread is there from
+    `start` on: where memory has run out, starting one can wait for ever, for Python does not notice that the new thread
+    has died before it said that it lives.
     """
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gatekeeper-writer")
+        self._work: Future[None] | None = None
+        self._writing: int | None = None
+
+    def start(self) -> None:
+        """Have the thread ready."""
+        self.submit(lambda: None)
+        self.wait()
 
     def submit(self, work: Callable[[], None]) -> None:
         """Begin `work`, after the work before it has ended. `work` handles its own errors."""
         self.wait()
-        self._thread = threading.Thread(target=work, name="gatekeeper-writer")
-        self._thread.start()
+        self._work = self._threads.submit(self._do, work)
 
     def wait(self) -> None:
         """Wait until nothing is in flight."""
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-            self._thread = None
+        if self._work is not None and self._writing != threading.get_ident():
+            self._work.result()
+            self._work = None
+
+    def _do(self, work: Callable[[], None]) -> None:
+        self._writing = threading.get_ident()
+        try:
+            work()
+        finally:
+            self._writing = None
 
 
 def link(source: Path, name: Path) -> None:

@@ -136,13 +136,15 @@ class Child:
                 self._family |= _descendants(self.pid)
             return None
 
-    def ask(self, number: int) -> None:
-        """Ask it to leave, as the signal that we were sent asks us."""
+    def ask(self, number: int, pid: int) -> None:
+        """Ask it, or a process that it has started, to leave, as the signal that we were sent asks us."""
         with contextlib.suppress(OSError):
             if sys.platform == "win32":
                 self._process.send_signal(signal.CTRL_BREAK_EVENT)
-            else:
+            elif pid == self.pid:
                 self._process.send_signal(number)
+            else:
+                os.kill(pid, number)
 
     def kill(self) -> None:
         """End it and all that it has started, at once."""

@@ -39,7 +39,7 @@ _REBOOT = "A GPU that a fresh process does not bring back needs a reboot of the 
 _WITH = {
     "nonfinite": "If the gradients fail once more, it stops.",
     "disk_full": "Old checkpoints are pruned and room is waited for first.",
-    "out_of_memory": "Batches are trained in smaller parts from now on.",
+    "out_of_memory": "Batches are taken in smaller parts from now on.",
     "host_out_of_memory": "From now on it saves without a copy in memory.",
     "gpu_assert": _ASSERT,
 }
@@ -198,7 +198,7 @@ def _traceback(crash: Crash) -> str:
 def _again(wait: float, in_vain: int, limits: Limits) -> str:
     when = f" in {wait:g} s" if wait else ""
     used = f"; used up so far: {in_vain} of {_counted(limits.restarts)} without progress" if in_vain else ""
-    return f"It is started again{when} from the newest state there is{used}."
+    return f"It is started again{when}{used}."
 
 
 def _counted(restarts: int) -> str:

@@ -40,17 +40,29 @@ def error_of(error: BaseException) -> Error:
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
-    return Error(name, str(error), "".join(traceback.format_exception(error)), where)
+    try:
+        said = str(error)
+    except Exception:  # as the traceback has it
+        said = "<exception str() failed>"
+    return Error(name, said, "".join(traceback.format_exception(error)), where)
+
+
+def stamp() -> str:
+    """The time as the names of files have it: in order of time."""
+    return time.strftime("%Y%m%d-%H%M%S")
 
 
 def evidence_path(run: Path, pid: int) -> Path:
     """A name for the evidence of a crash of process `pid`, now."""
-    return run / FOLDER / CRASHES / f"{time.strftime('%Y%m%d-%H%M%S')}-{pid}.json"
+    return run / FOLDER / CRASHES / f"{stamp()}-{pid}.json"
 
 
-def evidence_of(run: Path, pid: int) -> Path | None:
-    """What the process itself has left, if anything."""
-    found = sorted((run / FOLDER / CRASHES).glob(f"*-{pid}.json"))
+def evidence_of(run: Path, pid: int, since: str) -> Path | None:
+    """What the process itself has left, if anything.
+
+    `since` is the `stamp` of its start: another may have had its number before, and in a container mostly has.
+    """
+    found = sorted(path for path in (run / FOLDER / CRASHES).glob(f"*-{pid}.json") if path.name >= since)
     return found[-1] if found else None
 
 
@@ -78,9 +90,17 @@ def read_evidence(path: Path | None) -> dict[str, Any]:
     """The evidence in a file; empty where there is none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def error_in(known: Mapping[str, Any]) -> Error | None:
+    """The exception that evidence tells of; None where it tells of none, or is damaged."""
+    try:
+        return Error(*(str(known["error"][key]) for key in ("type", "message", "traceback", "where")))
+    except (KeyError, TypeError):
+        return None
 
 
 def last_steps(run: Path) -> list[Any]:
@@ -125,6 +145,7 @@ def gpu_state() -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="replace",
         )
     except OSError as error:
         return f"nvidia-smi cannot be started: {error}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtts_gatekeeper.crashes.evidence import CRASHES
+from xtts_gatekeeper.crashes.flight import flight_path
 from xtts_gatekeeper.record.journal import FOLDER
 
 if TYPE_CHECKING:
@@ -132,9 +133,12 @@ class HangWatch:
 
 
 def hung(run: Path, pid: int) -> bool:
-    """Whether the process has written that it hung."""
+    """Whether the process has written that it hung, and nothing since: one that is not ended may come back."""
+    path = run / FOLDER / CRASHES / f"stacks-{pid}.txt"
     try:
-        text = (run / FOLDER / CRASHES / f"stacks-{pid}.txt").read_bytes()
+        text = path.read_bytes()
+        if path.stat().st_mtime_ns < flight_path(run).stat().st_mtime_ns:
+            return False
     except OSError:
         return False
     return text.startswith(b"Timeout (") or b"\nTimeout (" in text

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from xtts_gatekeeper.checkpoints.inventory import run_files
-from xtts_gatekeeper.crashes.evidence import CRASHES, read_evidence
-from xtts_gatekeeper.crashes.kinds import Error, Facts, describe, kind_of
+from xtts_gatekeeper.crashes.evidence import CRASHES, error_in, read_evidence
+from xtts_gatekeeper.crashes.kinds import Facts, describe, kind_of
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate
 from xtts_gatekeeper.gates.analysis import analysis
 from xtts_gatekeeper.gates.rules.runtime import Runtime
@@ -131,11 +131,11 @@ def status(run: Path, record: RunRecord, policy: Policy) -> dict[str, Any]:
 
 def state(record: RunRecord) -> str:
     """Whether the run has ended, and how, in a word or two."""
-    if record.end is not None:
-        return record.end.how
-    if record.events and isinstance(record.events[-1], Crash):
-        return "crashed" if record.events[-1].decision == "stop" else "crashed, to be started again"
-    return _UNENDED[record.source == "journal"]
+    crash = record.events[-1] if record.events and isinstance(record.events[-1], Crash) else None
+    if record.end is None and crash is None:
+        return _UNENDED[record.source == "journal"]
+    how = record.end.how if record.end is not None else "crashed"
+    return how if crash is None or crash.decision == "stop" else f"{how}, to be started again"
 
 
 def crashes(run: Path, record: RunRecord) -> list[dict[str, Any]]:
@@ -145,9 +145,10 @@ def crashes(run: Path, record: RunRecord) -> list[dict[str, Any]]:
     for path in sorted((run / FOLDER / CRASHES).glob("*.json")):
         name = path.relative_to(run).as_posix()
         known = read_evidence(path)
-        if name in told or not isinstance(known.get("error"), dict):
+        error = error_in(known)
+        if name in told or error is None:
             continue
-        facts = Facts(returncode=1, error=Error(**known["error"]))
+        facts = Facts(returncode=1, error=error)
         kind = kind_of(facts)
         crash = Crash(
             step=known.get("step", 0),
