@@ -130,7 +130,7 @@ def plant(trainer: Any) -> None:
 
     def train_step(*args: Any, **kwargs: Any) -> Any:
         nonlocal poisoned
-        if not trainer.model.training:  # XTTS evaluates by the same method
+        if not torch.is_grad_enabled():  # XTTS evaluates by the same method, and calls no part of itself training
             return stock(*args, **kwargs)
         for number, fault in enumerate(plan):
             mark = folder / f"fault-{number}"

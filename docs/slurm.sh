@@ -23,7 +23,7 @@
 : "${RECIPE:=recipes/train_two_phase.py}"
 : "${DATA:=data/my-voice}"
 : "${OUTPUT:=runs}" # of this job alone: `--resume auto` takes the newest run in it
-: "${RETRIES:=1}"   # new nodes to try on when `run` has given up; 0: none
+: "${RETRIES:=1}"   # times to try once more, perhaps on another node, when `run` has given up
 
 # Left over from the shell that submitted the job. srun sets SLURM_PROCID, to 0 for its only task.
 unset RANK LOCAL_RANK WORLD_SIZE
@@ -39,7 +39,9 @@ code=$?
 
 case $code in
 143) why="it was told to end" ;; # by SIGTERM, and is saved
-1) ((${SLURM_RESTART_COUNT:-0} < RETRIES)) && why="it crashed, and may fare better on another node" ;;
+1) # what was requeued for its time limit is not to be counted: one line for each crash
+    mkdir -p "$OUTPUT" && echo "$SLURM_JOB_ID $(date)" >>"$OUTPUT/crashes-$SLURM_JOB_ID.txt"
+    (($(wc -l <"$OUTPUT/crashes-$SLURM_JOB_ID.txt") <= RETRIES)) && why="it crashed, and may fare better elsewhere" ;;
 esac
 # A job that is being cancelled is not RUNNING any more, and is not to come back.
 if [ -n "${why:-}" ] && [ "$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")" = RUNNING ]; then

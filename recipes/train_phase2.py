@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--resume-from", choices=("best", "latest"), default="best", help="(default: %(default)s)")
     args = parse_flags(parser)
     go_on("auto" if args.resume == "auto" else None, args.output, "xtts_phase2")
-    checkpoint = "" if goes_on() else str(phase1_checkpoint(args))
+    checkpoint = "" if goes_on("xtts_phase2") else str(phase1_checkpoint(args))
     train_samples, eval_samples = load_clips(args)
     gatekeeper = GatekeeperConfig(
         policy=args.policy,

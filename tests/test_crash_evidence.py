@@ -179,15 +179,15 @@ def test_after_its_end_nothing_is_written(run):
     ],
 )
 def test_a_process_hung_when_that_is_the_last_it_wrote(run, text, flight, said):
-    stacks = run / "gatekeeper/crashes/stacks-7.txt"
+    stacks = run / "gatekeeper/crashes/stacks-20260101-000000-7.txt"
     stacks.parent.mkdir()
     if text is not None:
         stacks.write_text(text)
         os.utime(stacks, (1e9, 1e9))
         flight_path(run).write_text("{}")
         os.utime(flight_path(run), (1e9 + flight, 1e9 + flight))
-    assert hung(run, 7) is said
-    assert hung(run, 8) is False
+    assert hung(run, 7, "") is said
+    assert hung(run, 8, "") is False
 
 
 # The output
@@ -269,7 +269,7 @@ def test_the_end_of_it_is_at_hand(output):
 
 def test_evidence_can_be_completed_and_the_machine_is_asked_once(run, monkeypatch):
     asked = []
-    monkeypatch.setattr(evidence, "machine_state", lambda: asked.append(1) or {"asked": len(asked)})
+    monkeypatch.setattr(evidence, "machine_state", lambda folder: asked.append(1) or {"asked": len(asked)})
     path = evidence_path(run, 7)
     write_evidence(path, {"step": 5, "files": ["a.wav"], "kind": "?"})
     write_evidence(path, {"kind": "exception", "output": ["x"]})
@@ -287,7 +287,7 @@ def test_the_facts_are_safe_before_the_machine_is_asked(run, monkeypatch):
     """A process whose GPU is lost may never come back from that."""
     path = evidence_path(run, 7)
     seen = []
-    monkeypatch.setattr(evidence, "machine_state", lambda: seen.append(read_evidence(path)) or {})
+    monkeypatch.setattr(evidence, "machine_state", lambda folder: seen.append(read_evidence(path)) or {})
     write_evidence(path, {"step": 5})
     assert seen == [{"step": 5}]
 
@@ -318,7 +318,8 @@ def test_on_a_full_disk_what_was_there_stays(small_disk):  # noqa: F811
 def test_where_it_cannot_be_written_nothing_is_raised(tmp_path):
     (tmp_path / "gatekeeper").write_text("in the way")
     write_evidence(evidence_path(tmp_path, 7), {"step": 5})
-    assert evidence_of(tmp_path, 7, "") is None and not has_evidence(tmp_path)
+    assert evidence_of(tmp_path, 7, "") is None
+    assert has_evidence(tmp_path)  # its folder is kept all the same
 
 
 def test_text_that_is_no_text_and_numbers_that_are_none_are_written_all_the_same(run):
@@ -430,9 +431,9 @@ def test_an_nvidia_smi_that_hangs_is_not_waited_for(nvidia_smi, monkeypatch):
 
 
 def test_the_machine_tells_versions_memory_and_disk_without_torch():
-    code = "import sys, json; from xtts_gatekeeper.crashes.evidence import machine_state; "
+    code = "import sys, json; from pathlib import Path; from xtts_gatekeeper.crashes.evidence import machine_state; "
     done = subprocess.run(
-        [sys.executable, "-c", code + "print(json.dumps(machine_state())); assert 'torch' not in sys.modules"],
+        [sys.executable, "-c", code + "print(json.dumps(machine_state(Path()))); assert 'torch' not in sys.modules"],
         capture_output=True,
         text=True,
         check=True,
@@ -567,7 +568,7 @@ def test_evidence_that_tells_of_no_exception_is_no_crash_of_its_own(run):
     kept(run, "20250101-000002-7", error={"type": "KeyError"})
     kept(run, "20250101-000003-7", error="text")
     (run / "gatekeeper/crashes/20250101-000004-7.json").write_text("{")
-    (run / "gatekeeper/crashes/stacks-7.txt").write_text("Timeout (0:00:02)!\n")
+    (run / "gatekeeper/crashes/stacks-20260101-000000-7.txt").write_text("Timeout (0:00:02)!\n")
     assert crashes(run, record_of(start())) == []
 
 

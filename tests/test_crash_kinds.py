@@ -337,7 +337,7 @@ def test_a_process_that_crashes_while_it_is_taken_down_died_of_its_exception():
     assert kind_of(Facts(-11, end("crashed"), error)) == "exception"
     assert kind_of(Facts(-11, end("crashed", message="RuntimeError: CUDA error: misaligned address"))) == "gpu_fault"
     assert kind_of(Facts(-11, end("crashed"))) == "segfault"
-    assert kind_of(Facts(-11, end("finished"), error)) == "segfault"
+    assert kind_of(Facts(-11, end("finished"), error)) == "finished"
     assert kind_of(Facts(-11, None, error)) == "segfault"
 
 

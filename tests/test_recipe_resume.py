@@ -138,7 +138,7 @@ def test_the_trainers_own_flag_comes_first(argv, make, tmp_path, flag):
 @pytest.mark.parametrize("resume", ["auto", "RUN"])
 def test_a_supervisor_that_says_what_to_go_on_with_comes_first(argv, make, tmp_path, monkeypatch, resume):
     run = make("line-a", ended(9))
-    monkeypatch.setenv(VARIABLE, Restart(scratch="s", run="runs/other").environment()[VARIABLE])
+    monkeypatch.setenv(VARIABLE, Restart(scratch="s", runs=("runs/other",)).environment()[VARIABLE])
     go_on(str(run) if resume == "RUN" else resume, tmp_path, "line")
     assert argv == ["recipe.py"]
 

@@ -22,6 +22,7 @@ from records import (
 )
 
 from xtts_gatekeeper.errors import UserError
+from xtts_gatekeeper.phases.progress import progress_at
 from xtts_gatekeeper.record import Evaluation, Journal, RunRecord, journal_path, read_events
 from xtts_gatekeeper.record.events import (
     EVENTS,
@@ -454,8 +455,19 @@ def test_a_rewind_that_a_resume_has_gone_back_behind_is_taken_back():
 
 def test_an_epoch_that_is_ended_once_more_is_on_the_line_once():
     events = [start(), trained(0, 4), evaluated(0, 3.0, step=4), evaluated(0, 3.0, step=4, mid_epoch=True)]
-    again = RunRecord((*events, start(4, 0, epoch_batches=4), trained(0, 4), evaluated(0, 3.0, step=4)))
-    assert [(e.step, e.mid_epoch) for e in again.evaluations] == [(4, True), (4, False)]
+    again = RunRecord((*events, start(4, 0, told=0), trained(0, 4), evaluated(0, 3.0, step=4)))
+    assert [(e.step, e.mid_epoch) for e in again.evaluations] == [(4, False)]
     assert len(again.train_epochs) == 1
-    whole = RunRecord((*events, start(4, 1, epoch_batches=0)))  # the next epoch begins
+    whole = RunRecord((*events, start(4, 1, told=3)))  # the next epoch begins
     assert len(whole.evaluations) == 2 and len(whole.train_epochs) == 1
+    by_step = RunRecord((*events, start(4, 1)))  # from a checkpoint of stock code
+    assert len(by_step.evaluations) == 2
+
+
+def test_what_was_done_at_the_step_of_a_checkpoint_is_taken_back_only_if_it_came_after_it():
+    lowered = Action(step=4, epoch=0, name="lower_lr", message="", values={"lr_factor": 0.5})
+    phase = PhaseStart(step=0, epoch=0, name="a", index=0, lr=1.0)
+    events = (start(), phase, trained(0, 4), evaluated(0, 3.0, step=4), lowered)
+    for told, factor in ((4, 0.5), (3, 1.0)):
+        progress = progress_at(RunRecord(events), start(4, 1, told=told), "eval.mel_ce")
+        assert progress is not None and progress.lr_factor == factor

@@ -337,7 +337,7 @@ def test_a_command_that_comes_round_is_a_success(supervise, tmp_path):
 def test_restarts_after_progress_are_not_counted_and_each_goes_on_with_the_run(supervise, tmp_path):
     """Every process leaves a newer checkpoint than it began with, and then dies."""
     code = BEGIN + (
-        "run = Restart.asked().run\n"
+        "run = (Restart.asked().runs or (None,))[-1] or str()\n"
         "print('begun', run, file=open(sys.argv[2], 'a'))\n"
         "done = len(open(sys.argv[2]).readlines())\n"
         "trains(sys.argv[1], start(10 * done), newest=10 * (done - 1) or None)\n"
@@ -407,7 +407,7 @@ def test_suspected_clips_are_listed_for_the_next_process_or_named(supervise, tmp
     """A run that begins anew reads no list: then it is for the user to give one."""
     events = ", saved(2, resumable=True)" if checkpoint else ""
     code = BEGIN + (
-        f"trains(sys.argv[1], start(){events}, newest=2 if Restart.asked().run else None)\n"
+        f"trains(sys.argv[1], start(){events}, newest=2 if Restart.asked().runs else None)\n"
         "FlightRecorder(Path(sys.argv[1])).write('training', 5, 1, 3, ['a.wav', 'b.wav'])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -426,8 +426,9 @@ def test_suspected_clips_are_listed_for_the_next_process_or_named(supervise, tmp
 @posix
 def test_a_single_clip_for_which_there_is_no_memory_ends_it(supervise, tmp_path, capfd):
     code = BEGIN + (
-        "first = not Restart.asked().run\n"
-        "trains(sys.argv[1], start(batch_size=2), *([saved(2, resumable=True)] if first else []), newest=None)\n"
+        "first = not Restart.asked().runs\n"
+        "trains(sys.argv[1], start(batch_size=2), *([saved(2, resumable=True)] if first else []), newest=None if first else 2)\n"
+        "FlightRecorder(Path(sys.argv[1])).write('training', 5, 1, 3, ['a.wav', 'b.wav'])\n"
         "raise MemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')\n"
     )
     supervisor, exit_code = supervise(code, tmp_path / "run", restarts=9)

@@ -241,8 +241,10 @@ def test_a_process_that_ends_by_itself_or_by_an_error_finishes_the_file_in_fligh
 import sys, threading
 from pathlib import Path
 from xtts_gatekeeper.checkpoints.writer import BackgroundWriter
+left = threading.Event()
+threading._register_atexit(left.set)  # the main thread leaves the program
 def work():
-    threading.main_thread().join(30)  # until the main thread has left the program
+    left.wait(30)
     Path(sys.argv[1]).write_text("whole")
 BackgroundWriter().submit(work)
 if sys.argv[2] == "error":

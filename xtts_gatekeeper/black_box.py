@@ -19,6 +19,8 @@ from xtts_gatekeeper.trainer_port import TrainerPort
 
 if TYPE_CHECKING:
     from xtts_gatekeeper.config import HangConfig
+#: A crashed process that a supervisor waits for has so many seconds to end.
+_ENDING_SECONDS = 600.0
 
 
 class BlackBox:
@@ -40,6 +42,8 @@ class BlackBox:
         self.pid = os.getpid()
         self.trained = 0
         self._flush = flush
+        self._leave = leave
+        self._crashed = False
         self._patient = not settings.evaluation
         self._doing, self._files = "loading", tuple[str, ...]()
         (port.run_folder / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -52,6 +56,8 @@ class BlackBox:
         self.port.wrap("eval_epoch", self._around_slow("evaluating"))
         self.port.wrap("test_run", self._around_slow("sampling"))
         self.port.wrap("eval_step", self._around_eval_step)
+        # Within a step; W&B, ClearML and MLflow copy the whole run folder then.
+        self.port.wrap("update_training_dashboard_logger", self._around_slow("saving"))
 
     def epoch_begins(self) -> None:
         """The training of an epoch begins."""
@@ -72,8 +78,14 @@ class BlackBox:
             yield
         self._say(*before)
 
+    def leaves_loop(self) -> None:
+        """No step comes any more, whatever is still to be done: none of it hangs."""
+        self.hang.rest()
+        self._say(self._doing, self._files)
+
     def crashed(self, error: BaseException) -> None:
         """Keep what is known of an exception that ends the training."""
+        self._crashed = True
         self.hang.end()
         run = self.port.run_folder
         with contextlib.suppress(Exception):
@@ -96,10 +108,15 @@ class BlackBox:
             facts["device_memory"] = f"{type(failed).__name__}: {failed}"
         write_evidence(path, facts)
         self.port.log(f"what is known of the crash is in {path}")
+        # A process whose GPU is broken can hang while it ends.
+        limit = _ENDING_SECONDS if self._leave else None
+        self.flight.write(self._doing, self.port.step, self.port.epoch, self.trained, self._files, limit)
 
     def close(self) -> None:
         """Training is over."""
         self.hang.end()
+        if not self._crashed:
+            self._say(self._doing, self._files)
         self.flight.close()
 
     def _around_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -118,7 +135,7 @@ class BlackBox:
             if self._patient:
                 with self.during(doing):
                     return stock(*args, **kwargs)
-            before, watched = self._doing, self.hang.limit is not None
+            before, watched = self._doing, self.hang.watching
             self.hang.begin()
             self._say(doing)
             found = stock(*args, **kwargs)
@@ -133,7 +150,8 @@ class BlackBox:
 
     def _around_eval_step(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         found = stock(*args, **kwargs)
-        self.hang.sign_of_life()
+        if self.hang.sign_of_life():
+            self._say(self._doing, self._files)  # a supervisor looks at the file
         return found
 
     def _say(self, doing: str, files: Sequence[str] = ()) -> None:

@@ -48,6 +48,8 @@ class Leaving:
         self.keeper = keeper
         self.mirror = mirror
         self.black_box = black_box
+        #: Whether the weights are those from which a resume would go on.
+        self.whole: Callable[[], bool] = lambda: True
         #: Whether an epoch is being trained, as against evaluated or between two.
         self.in_training = False
         #: The last epoch that was trained to its end.
@@ -88,9 +90,11 @@ class Leaving:
         try:
             stock(*args, **kwargs)
         except StopTraining as stop:
+            self._out_of_loop()
             self.port.left_by_exception(in_training=self.in_training)
             self._leave("stopped" if self._requests.asked is None else "terminated", str(stop), stop.cause)
         except UserError as error:
+            self._out_of_loop()
             self.port.left_by_exception(in_training=self.in_training)
             if self._trained and self.keeper is not None:
                 with self.recorder.softly("save_checkpoint"):
@@ -101,8 +105,10 @@ class Leaving:
                 raise refuse(error) from None
             self._refusal = error
         except KeyboardInterrupt:
+            self._out_of_loop()
             raise  # the Trainer saves, then calls on_keyboard_interrupt
         except BaseException as error:
+            self._out_of_loop()
             if self._ended_with_workers(error):
                 self.port.left_by_exception(in_training=self.in_training)
                 self._leave("terminated", "SIGTERM")
@@ -113,10 +119,8 @@ class Leaving:
             self._end("crashed", f"{type(error).__name__}: {error}")
             raise
         else:
+            self._out_of_loop()
             self._leave("finished")
-        finally:
-            if self.black_box is not None:
-                self.black_box.hang.rest()
 
     def _around_fit(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         self._in_fit = True
@@ -141,13 +145,17 @@ class Leaving:
                 self.port.log("\n" + status_text(found))
         self._requests.obey()
 
+    def _out_of_loop(self) -> None:
+        if self.black_box is not None:
+            self.black_box.leaves_loop()
+
     def _ended_with_workers(self, error: BaseException) -> bool:
         """Whether loader workers have died of the SIGTERM that we were sent, too, and took the training with them.
 
         An engine that ends every process of a job does that. The weights are whole, unless it was within an update.
         """
         asked = self._requests.asked not in (None, signal.SIGINT)
-        return asked and trainer_port.is_lost_worker(error) and not self.port.updates.under_way
+        return asked and trainer_port.is_lost_worker(error) and not self.port.updates.under_way and self.whole()
 
     @property
     def _trained(self) -> bool:

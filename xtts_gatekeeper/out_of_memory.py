@@ -55,12 +55,12 @@ class OutOfMemory:
         """Wrap what trains a batch."""
         self.port.wrap("optimize", self._around_optimize)
 
-    def around_step(self, step: Callable[[], Any], due: bool) -> Any:
+    def around_step(self, step: Callable[[], Any], due: Callable[[], bool]) -> Any:
         """Do a training step; `(None, None)`, at which the Trainer goes on with the next, where it is left out.
 
         Args:
             step: the step.
-            due: whether the optimizer is to be stepped with it.
+            due: tells, once it has begun, whether the optimizer is to be stepped with it.
 
         Raises:
             StopTraining: too many in a row had to be left out.
@@ -78,7 +78,7 @@ class OutOfMemory:
             self._left_out_in_a_row = 0
             return found
         # Gradients that wait for the update that this batch was to bring would only swell the next one.
-        lost = bool(before) and (due or self._marks() != before)
+        lost = bool(before) and (due() or self._marks() != before)
         if lost or self._marks() != before:
             self.port.clear_gradients()
         self._tell(f"the batch is left out{', with what was accumulated before it' if lost else ''}: {said}")

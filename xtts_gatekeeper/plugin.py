@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,14 +71,15 @@ def gatekeep(
         section.check()
         local_output(config.output_path)
         restart = Restart.asked()
-        if restart is not None and restart.run and not has_flag("--continue_path"):
-            sys.argv += ["--continue_path", restart.run]
+        run = restart.run_for(config.run_name) if restart is not None and not has_flag("--continue_path") else ""
+        if run:
+            sys.argv += ["--continue_path", run]
         check_trainer_paths(sys.argv[1:])
         trainer_port.check_rank()
     trainer_port.keep_run_folders(has_evidence)
     trainer_port.unique_run_folders()
     trainer_port.config_in_one_step()
-    return merge(own, Gatekeeper(section, from_config=gatekeeper is None, restart=restart).callbacks())
+    return merge(own, Gatekeeper(section, from_config=gatekeeper is None, restart=restart, run=run).callbacks())
 
 
 def merge(first: Mapping[str, Callback], second: Mapping[str, Callback]) -> dict[str, Callback]:
@@ -97,9 +99,12 @@ def merge(first: Mapping[str, Callback], second: Mapping[str, Callback]) -> dict
 class Gatekeeper:
     """Watches one Trainer. `callbacks` and `_install` show what is hooked where."""
 
-    def __init__(self, section: GatekeeperConfig, *, from_config: bool, restart: Restart | None = None) -> None:
+    def __init__(
+        self, section: GatekeeperConfig, *, from_config: bool, restart: Restart | None = None, run: str = ""
+    ) -> None:
         self.section = section
         self.restart = restart
+        self._goes_on_with = run
         self.black_box: BlackBox | None = None
         self._from_config = from_config
         self._warnings: list[str] = []
@@ -151,12 +156,14 @@ class Gatekeeper:
         chosen instead.
         """
         port = TrainerPort(trainer)
+        if self._goes_on_with and sys.argv[-2:] == ["--continue_path", self._goes_on_with]:
+            del sys.argv[-2:]  # the Trainer has read it; the next one of this process has a run of its own
         self._warnings = leave_clips_out(port)
         if not self.section.phases or self.section.watch_only:
             self.schedule = ConfigSchedule(port)
         try:
             if self.restart is not None:
-                begin_again(self.restart, port, self.section)
+                begin_again(self.restart, self._goes_on_with, port, self.section)
             if port.resumed_from is None or "://" in port.resumed_from:
                 return
             if port.continued and not self.section.watch_only:
@@ -199,8 +206,8 @@ class Gatekeeper:
         progress = None
         if plan.phases and acting:
             if port.continued or not section.restart_phases:
-                done = point.batches if point is not None and point.next == "batch" else None
-                progress = find_progress(plan, port, before, self.policy.objective, done)
+                told = point.told if point is not None else None
+                progress = find_progress(plan, port, before, self.policy.objective, told)
             check_plan(plan, port)
             plan.check_start(*plan_position(port, progress), progress.index if progress else 0)
 
@@ -232,6 +239,10 @@ class Gatekeeper:
         self.leaving = Leaving(port, self.recorder, self.policy, self.keeper, mirror, self.black_box)
         if point is not None and point.next == "evaluation":
             self.leaving.trained_epoch = point.epoch
+        if self.points is not None and self.black_box is not None:
+            loading = partial(self.black_box.during, "loading")
+            self.points.connect(self.recorder, self.watch, loading, self.leaving.if_asked)
+            self.leaving.whole = lambda: self.points is None or self.points.holds
         self.actions = Actions(port, self.recorder, section.actions, self.phases, self.keeper, self._rewound)
         if self.recorder.journal is not None:
             keep_settings(port.run_folder / FOLDER, section, self.policy, eval_samples)
@@ -246,8 +257,8 @@ class Gatekeeper:
                 warnings += self.schedule.unknown
             phase_lr = self.phases.lr_at_start() if self.phases is not None else None
             start = baseline(port, self.policy, eval_samples, self.eval_set, phase_lr, warnings)
-            if point is not None and point.next == "batch":
-                start = replace(start, epoch_batches=point.batches)
+            if point is not None:
+                start = replace(start, told=point.told, epoch_batches=point.batches if point.next == "batch" else None)
             for warning in start.warnings:
                 port.log(f"WARNING: {warning}")
             self.recorder.record(start)
@@ -260,7 +271,7 @@ class Gatekeeper:
             self.schedule.install(RateCheck(port, self.recorder.record, refuse=refuse_first, correct=False))
         self._install()
         if self.restart is not None and port.is_main:
-            self.restart.report(port.run_folder, newest_state(before) if port.continued else None)
+            self.restart.report(port.run_folder, newest_state(port.run_folder, before) if port.continued else None)
 
     def _resume_point(self, saving: bool) -> ResumePoint | None:
         """Begin to keep points to resume from, and go on from the one that the loaded file carries.
@@ -270,7 +281,7 @@ class Gatekeeper:
         port = self.port
         if not saving or port.accelerated or trainer_port.is_distributed():
             return None
-        self.points = ResumePoints(port, lambda: self.watch.losses, lambda meter: self.watch.take_up(meter))
+        self.points = ResumePoints(port)
         if not port.continued or port.resumed_from is None:
             return None
         return self.points.restore(Path(port.resumed_from))
@@ -317,11 +328,9 @@ class Gatekeeper:
             self.port.step_in_epoch += 1
 
     def _around_train_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.points is not None:
-            self.points.step_begins(*args)
         outputs, losses = stock(batch, *args, **kwargs)
         if self.points is not None:
-            self.points.step_ends()
+            self.points.step_ends(*args)
         if self._save_asked:
             with self.port.before_counting():
                 self._save_latest()
@@ -334,6 +343,8 @@ class Gatekeeper:
 
     def _rewound(self) -> None:
         self.watch.forget_losses()
+        if self.points is not None:
+            self.points.renew()
         self._verdict = None
 
     def on_train_epoch_end(self, trainer: Any) -> None:
@@ -364,6 +375,8 @@ class Gatekeeper:
 
     def _around_eval_epoch(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._eval_meter = meter = LossMeter()
+        if self.points is not None:
+            self.points.evaluation_begins()
         began = time.perf_counter()
         result = stock(*args, **kwargs)
         with self.recorder.softly("evaluation"):

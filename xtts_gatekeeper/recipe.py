@@ -115,7 +115,7 @@ def go_on(resume: str | None, output: Path, run_name: str) -> None:
     Raises:
         UserError: no such run.
     """
-    if resume is None or goes_on():
+    if resume is None or goes_on(run_name):
         return
     run = newest_run(output, run_name) if resume == "auto" else Path(resume)
     if run is None:
@@ -135,10 +135,10 @@ def go_on(resume: str | None, output: Path, run_name: str) -> None:
     sys.argv += ["--continue_path", str(run)]
 
 
-def goes_on() -> bool:
-    """Whether this process is to go on with a run: by its flags, or because a supervisor says so."""
+def goes_on(run_name: str) -> bool:
+    """Whether this process is to go on with a run of this name: by its flags, or because a supervisor says so."""
     restart = Restart.asked()
-    return has_flag("--continue_path") or (restart is not None and bool(restart.run))
+    return has_flag("--continue_path") or (restart is not None and bool(restart.run_for(run_name)))
 
 
 def newest_run(output: Path, run_name: str) -> Path | None:

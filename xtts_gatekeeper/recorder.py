@@ -8,6 +8,7 @@ from typing import Any
 
 from xtts_gatekeeper.record import Incident, Journal, RunRecord, journal_path
 from xtts_gatekeeper.record.events import Event
+from xtts_gatekeeper.record.run import moves_on
 from xtts_gatekeeper.trainer_port import TrainerPort
 
 
@@ -24,11 +25,14 @@ class Recorder:
         self.journal = Journal(journal_path(port.run_folder)) if port.is_main else None
         self._names = names
         self._memo: dict[Any, bool] = {}
+        #: How many events that move the run on are on record.
+        self.told = sum(map(moves_on, self.journal.events)) if self.journal is not None else 0
 
     def record(self, event: Event) -> None:
         """Append to the journal. A journal that cannot be written must not end a training run."""
         if self.journal is None:
             return
+        self.told += moves_on(event)
         try:
             self.journal.append(event)
         except OSError as error:

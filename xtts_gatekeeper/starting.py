@@ -41,18 +41,18 @@ def leave_clips_out(port: TrainerPort) -> list[str]:
     return [f"{len(samples) - len(kept)} clips are left out, by gatekeeper/{EXCLUDED}{missing}"]
 
 
-def begin_again(restart: Restart, port: TrainerPort, section: GatekeeperConfig) -> None:
-    """Do what the supervisor asks of this process.
+def begin_again(restart: Restart, run: str, port: TrainerPort, section: GatekeeperConfig) -> None:
+    """Do what the supervisor asks of this process, which is to go on with `run`, or to begin one where that is empty.
 
     Raises:
         UserError: the recipe begins another run than the one to go on with.
     """
-    if restart.run and port.run_folder.resolve() != Path(restart.run).resolve():
+    if run and port.run_folder.resolve() != Path(run).resolve():
         raise UserError(
-            f"this process was started anew to go on with {restart.run} and begins {port.run_folder}: its Trainer "
-            "parses no command line; hand --continue_path on to it, as TrainerArgs(continue_path=...)."
+            f"this process was started anew to go on with {run} and begins {port.run_folder}: its Trainer parses no "
+            "command line; hand --continue_path on to it, as TrainerArgs(continue_path=...)."
         )
-    if restart.eval_batch_size is not None:
+    if restart.eval_batch_size is not None and run and run == restart.runs[-1]:
         port.config.eval_batch_size = restart.eval_batch_size
     if restart.spare_memory:
         section.checkpoints.asynchronous = False

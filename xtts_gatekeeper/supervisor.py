@@ -37,7 +37,7 @@ from xtts_gatekeeper.crashes.evidence import (
 from xtts_gatekeeper.crashes.flight import Flight, read_flight
 from xtts_gatekeeper.crashes.hang import hung
 from xtts_gatekeeper.crashes.kinds import Facts, describe, kind_of, last_traceback
-from xtts_gatekeeper.crashes.restart import EXCLUDED, Report, Restart, forget_report, reported
+from xtts_gatekeeper.crashes.restart import EXCLUDED, Report, Restart, forget_reports, reports
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record import Journal, RunRecord, Start, journal_path
 from xtts_gatekeeper.record.events import BatchParts, Crash, End
@@ -61,10 +61,15 @@ class _Attempt:
     kills: int
     restart: Restart
     began: str = field(default_factory=stamp)
-    report: Report | None = None
+    reports: list[Report] = field(default_factory=list)
     flight_time: float = 0.0
     changed: float = 0.0
     hung: bool = False
+
+    @property
+    def report(self) -> Report | None:
+        """What the training that runs, or ran last, has said."""
+        return self.reports[-1] if self.reports else None
 
 
 class Supervisor:
@@ -102,13 +107,15 @@ class Supervisor:
             while True:
                 number += 1
                 attempt = self._attempt(number, restart)
-                run = attempt.report.run if attempt.report else Path(restart.run) if restart.run else None
+                run = attempt.report.run if attempt.report else Path(restart.runs[-1]) if restart.runs else None
                 crash, facts = self._judge(attempt, run)
                 decision = decide([*self.crashes, crash], self.limits)
-                restart = replace(restart, run=str(run) if run is not None and _newest(run) is not None else "")
-                if decision.exclude and not restart.run:  # a run that begins anew reads no list
+                restart = replace(restart, runs=self._runs(attempt, restart))
+                goes_on = run is not None and str(run) in restart.runs
+                if decision.exclude and not goes_on:  # a run that begins anew reads no list
                     decision = decide([*self.crashes, crash], replace(self.limits, exclude=False))
-                decision, restart = self._prepare(decision, attempt, run, restart)
+                if run is not None and goes_on:
+                    decision, restart = self._prepare(decision, attempt, run, restart)
                 crash = replace(crash, decision=decision.act, why=decision.why)
                 self.crashes.append(crash)
                 self._tell(crash, facts, attempt, run)
@@ -119,16 +126,17 @@ class Supervisor:
                     return self._stop(Decision("stop", _NO_ROOM, 1), attempt, scratch)
                 if self._asked_within(decision.wait):
                     return self._stop(self._asked_to_leave(), attempt, scratch)
-                with contextlib.suppress(OSError):
-                    forget_report(scratch)
-                goes_on = f"going on with {run}" if restart.run else "nothing to go on with yet: beginning anew"
-                self._say(f"{goes_on}, process {number + 1}")
+                forget_reports(scratch)
+                what = f"going on with {run}" if goes_on else "nothing to go on with yet: beginning anew"
+                self._say(f"{what}, process {number + 1}")
 
     # One process
 
     def _attempt(self, number: int, restart: Restart) -> _Attempt:
         """Start the command and wait for its end."""
         scratch = Path(restart.scratch)
+        with contextlib.suppress(OSError):  # in the course of a week somebody tidies up
+            scratch.mkdir(parents=True, exist_ok=True)
         attempt = _Attempt(number, Output(scratch / f"output-{number}.txt"), host_memory.kills(), restart)
         self._output = attempt.output
         environment = {
@@ -157,12 +165,11 @@ class Supervisor:
 
     def _look(self, attempt: _Attempt, scratch: Path, child: Child | None) -> None:
         """See where its run is, and whether it hangs too hard to end itself."""
-        if attempt.report is None:
-            attempt.report = reported(scratch)
-            if attempt.report is not None:
-                run = attempt.report.run
-                if run.is_dir():  # and not refused meanwhile
-                    attempt.output.move(run / FOLDER / "output" / f"{stamp()}-{attempt.report.pid}.txt")
+        told = reports(scratch)
+        if len(told) > len(attempt.reports):  # a command may train several runs, one after the other
+            if not attempt.reports and told[0].run.is_dir():  # and not refused meanwhile
+                attempt.output.move(told[0].run / FOLDER / "output" / f"{stamp()}-{told[0].pid}.txt")
+            attempt.reports, attempt.flight_time = told, 0.0
         if attempt.report is None or child is None:
             return
         flight = read_flight(attempt.report.run, attempt.report.pid)
@@ -186,14 +193,17 @@ class Supervisor:
         flight = read_flight(run, pid) if run is not None and pid is not None else None
         evidence = evidence_of(run, pid, attempt.began) if run is not None and pid is not None else None
         tail = attempt.output.tail
-        error = error_in(read_evidence(evidence)) or last_traceback(tail)
+        own = error_in(read_evidence(evidence))
+        error = own or last_traceback(attempt.output.errors) or last_traceback(tail)
+        hangs = run is not None and pid is not None and self._code == 1 and hung(run, pid, attempt.began)
         facts = Facts(
-            returncode=self._code,
+            # One that crashed and then hung while it ended is what it crashed of.
+            returncode=1 if attempt.hung and own is not None else self._code,
             end=record.end if seen and isinstance(record.end, End) else None,
             error=error if self._code != 0 else None,
             output=tail,
             oom_killed=host_memory.kills() > attempt.kills,
-            hung=attempt.hung or (run is not None and pid is not None and hung(run, pid)),
+            hung=own is None and (attempt.hung or hangs),
             asked=self._asked,
         )
         kind = kind_of(facts)
@@ -234,22 +244,27 @@ class Supervisor:
             crash = replace(crash, evidence=path.relative_to(run).as_posix())
         return crash, facts
 
-    def _prepare(
-        self, decision: Decision, attempt: _Attempt, run: Path | None, restart: Restart
-    ) -> tuple[Decision, Restart]:
+    def _runs(self, attempt: _Attempt, restart: Restart) -> tuple[str, ...]:
+        """All runs that the command has trained and that can be gone on with, the latest last."""
+        runs = dict.fromkeys((*restart.runs, *(str(report.run) for report in attempt.reports)))
+        return tuple(run for run in runs if _newest(Path(run)) is not None)
+
+    def _prepare(self, decision: Decision, attempt: _Attempt, run: Path, restart: Restart) -> tuple[Decision, Restart]:
         """Change what the next process is to do otherwise; a stop, where that cannot be."""
         if decision.act == "stop":
             return decision, restart
         if decision.spare_memory:
             restart = replace(restart, spare_memory=True)
-        if run is None or not restart.run:
-            return decision, restart
         if decision.exclude:
-            with (run / FOLDER / EXCLUDED).open("a", encoding="utf-8") as file:
-                file.writelines(f"{name}\n" for name in decision.exclude)
-        if decision.smaller:
-            flight = read_flight(run, attempt.report.pid) if attempt.report else None
-            if flight is not None and flight.doing == "evaluating":
+            try:
+                with (run / FOLDER / EXCLUDED).open("a", encoding="utf-8") as file:
+                    file.writelines(f"{name}\n" for name in decision.exclude)
+            except OSError as error:
+                said = f"The clips cannot be written to gatekeeper/{EXCLUDED}: {error.strerror}."
+                return Decision("stop", said, 1), restart
+        flight = read_flight(run, attempt.report.pid) if attempt.report else None
+        if decision.smaller and flight is not None:  # else it had not begun to train: another process has the memory
+            if flight.doing == "evaluating":
                 size = restart.eval_batch_size or _eval_batch_size(run)
                 if size < 2:
                     return _CANNOT_SHRINK, restart
@@ -263,7 +278,7 @@ class Supervisor:
         """Let batches be trained in parts of half the size from now on; False where they are of one clip already."""
         record = _record(run)
         start = record.start
-        if start is None or not start.batch_size:
+        if start is None or not start.batch_size or not _takes_parts(run):
             return True
         parts = [event for event in record.events if isinstance(event, BatchParts)]
         size = parts[-1].batch_size if parts else start.batch_size
@@ -300,11 +315,15 @@ class Supervisor:
         if last.kind in _PEACEFUL and last.kind != "finished":
             self._say(f"{last.message} {decision.why}".strip())
         attempt.output.close()
-        if decision.exit_code and attempt.output.path.is_relative_to(scratch):
+        code = decision.exit_code
+        if last.kind in ("finished", "stopped") and self._code:  # what came after the training has failed
+            code = self._code if 0 < self._code < 256 else 1
+            self._say(f"The command then ended with exit code {self._code}.")
+        if code and attempt.output.path.is_relative_to(scratch):
             self._say(f"its output is kept in {attempt.output.path}")
         else:
             shutil.rmtree(scratch, ignore_errors=True)
-        return decision.exit_code
+        return code
 
     # The disk
 
@@ -319,13 +338,13 @@ class Supervisor:
         needed = max((file.bytes or 0 for file in _record(run).files), default=0) + RESERVE_BYTES
         told = False
         deadline = time.monotonic() + self.disk_wait
-        while free_bytes(run) < needed:
+        while _free(run) < needed:
             if time.monotonic() >= deadline or self._asked is not None:
                 return False
             if not told:
                 self._say(
                     f"waiting up to {self.disk_wait / 60:.0f} minutes for room on the disk: {needed / 1e9:.2f} GB are "
-                    f"needed, {free_bytes(run) / 1e9:.2f} GB are free"
+                    f"needed, {_free(run) / 1e9:.2f} GB are free"
                 )
                 told = True
             self._asked_within(_LOOK_SECONDS)
@@ -415,7 +434,7 @@ def _record(run: Path | None) -> RunRecord:
 
 def _newest(run: Path | None) -> int | None:
     """How many micro-batches the newest resumable file of the run holds; None where there is none."""
-    return newest_state(_record(run))
+    return newest_state(run, _record(run)) if run is not None else None
 
 
 def _place(flight: Flight | None, record: RunRecord, newest: int | None) -> tuple[int, int]:
@@ -424,6 +443,23 @@ def _place(flight: Flight | None, record: RunRecord, newest: int | None) -> tupl
         return flight.step, flight.epoch
     last = next((event for event in reversed(record.events) if isinstance(event, Start | End)), None)
     return (last.step, last.epoch) if last is not None else (newest or 0, 0)
+
+
+def _free(run: Path) -> int:
+    """Bytes free for the run; plenty, where nothing tells: the next process will see."""
+    try:
+        return free_bytes(run)
+    except OSError:
+        return sys.maxsize
+
+
+def _takes_parts(run: Path) -> bool:
+    """Whether the run trains batches in parts where memory is short (`out_of_memory.retry`)."""
+    try:
+        settings = json.loads((run / FOLDER / "config.json").read_text(encoding="utf-8"))
+        return bool(settings["out_of_memory"]["retry"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def _eval_batch_size(run: Path) -> int:

@@ -166,8 +166,9 @@ class Watch:
                 outputs, losses = stock(batch, *args, **kwargs)
             else:
                 self.out_of_memory.files = self._batch.files
-                due = len(args) < 2 or self.port.update_due(*args)
-                outputs, losses = self.out_of_memory.around_step(lambda: stock(batch, *args, **kwargs), due)
+                outputs, losses = self.out_of_memory.around_step(
+                    lambda: stock(batch, *args, **kwargs), lambda: len(args) < 2 or self.port.update_due(*args)
+                )
         finally:
             self.port.in_step = False
         updated = self.gradients.updates != updates

@@ -279,9 +279,15 @@ def record_of(run: Path) -> RunRecord:
     return RunRecord((), "files")
 
 
-def newest_state(record: RunRecord) -> int | None:
-    """How many micro-batches the newest file on record holds that training can go on from; None where there is none."""
-    return max((file.step for file in record.files if file.resumable), default=None)
+def newest_state(run: Path, record: RunRecord) -> int | None:
+    """How many micro-batches the newest file holds that training can go on from; None where there is none.
+
+    By the record; where the Trainer saves by itself, by the numbers in the names.
+    """
+    steps = [file.step for file in record.files if file.resumable]
+    if not record.files:
+        steps = [number for path in run.glob("*.pth") if (number := number_in(path.name)) is not None]
+    return max(steps, default=None)
 
 
 def problem(path: Path, digest: str | None = None) -> str | None:

@@ -27,14 +27,16 @@ class Output:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO | None = path.open("ab", buffering=0)
-        self._tail = bytearray()
+        self._file: BinaryIO | None = None
+        with contextlib.suppress(OSError):
+            self._file = path.open("ab", buffering=0)
+        self._tail, self._errors = bytearray(), bytearray()
         self._lock = threading.Lock()
 
-    def pass_on(self, source: BinaryIO, target: BinaryIO | None) -> None:
+    def pass_on(self, source: BinaryIO, target: BinaryIO | None, *, errors: bool) -> None:
         """Until `source` ends. A target that takes no more, such as a closed terminal, is given no more."""
         while chunk := os.read(source.fileno(), _CHUNK):
-            self.keep(chunk)
+            self.keep(chunk, errors=errors)
             if target is not None:
                 try:
                     target.write(chunk)
@@ -42,11 +44,12 @@ class Output:
                 except (OSError, ValueError):
                     target = None
 
-    def keep(self, chunk: bytes) -> None:
-        """Add to what is kept. A full disk costs lines and nothing else."""
+    def keep(self, chunk: bytes, *, errors: bool = False) -> None:
+        """Add to what is kept, to what came by stderr where `errors` says so. A full disk costs lines, nothing else."""
         with self._lock:
-            self._tail += chunk
-            del self._tail[:-_TAIL]
+            for tail in (self._tail, self._errors)[: 1 + errors]:
+                tail += chunk
+                del tail[:-_TAIL]
             if self._file is not None:
                 with contextlib.suppress(OSError):
                     self._file.write(chunk)
@@ -67,6 +70,12 @@ class Output:
         """The end of it."""
         with self._lock:
             return self._tail.decode(errors="replace")
+
+    @property
+    def errors(self) -> str:
+        """The end of what came by stderr, where nothing stands between the lines of a traceback."""
+        with self._lock:
+            return self._errors.decode(errors="replace")
 
     def close(self) -> None:
         """No more is kept."""
@@ -111,12 +120,16 @@ class Child:
             )
         except OSError as error:
             raise UserError(f"{command[0]} cannot be started: {error.strerror or error}.") from None
-        streams = ((self._process.stdout, sys.stdout), (self._process.stderr, sys.stderr))
+        streams = ((self._process.stdout, sys.stdout, False), (self._process.stderr, sys.stderr, True))
         self._pumps = [
             threading.Thread(
-                target=output.pass_on, args=(source, getattr(target, "buffer", None)), daemon=True, name="output"
+                target=output.pass_on,
+                args=(source, getattr(target, "buffer", None)),
+                kwargs={"errors": errors},
+                daemon=True,
+                name="output",
             )
-            for source, target in streams
+            for source, target, errors in streams
         ]
         for pump in self._pumps:
             pump.start()

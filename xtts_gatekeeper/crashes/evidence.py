@@ -25,6 +25,8 @@ from xtts_gatekeeper.record.steps import STEPS
 CRASHES = "crashes"
 
 _LAST_STEPS = 20
+#: Runs of which this process knows a crash, whether it could be written or not.
+_crashed: set[Path] = set()
 #: A GPU that is lost can keep its own tool waiting for ever.
 _GPU_SECONDS = 10.0
 _GPU_QUERY = (
@@ -68,7 +70,7 @@ def evidence_of(run: Path, pid: int, since: str) -> Path | None:
 
 def has_evidence(run: Path) -> bool:
     """Whether something is known of a crash of the run."""
-    return any((run / FOLDER / CRASHES).glob("*.json"))
+    return run.resolve() in _crashed or any((run / FOLDER / CRASHES).glob("*.json"))
 
 
 def write_evidence(path: Path, facts: Mapping[str, Any]) -> None:
@@ -79,11 +81,12 @@ def write_evidence(path: Path, facts: Mapping[str, Any]) -> None:
     """
     known: dict[str, Any] = read_evidence(path)
     known.update(facts)
+    _crashed.add(path.parents[2].resolve())
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, known)
         if "machine" not in known:
-            _write(path, {**known, "machine": machine_state()})
+            _write(path, {**known, "machine": machine_state(path.parent)})
 
 
 def read_evidence(path: Path | None) -> dict[str, Any]:
@@ -118,8 +121,8 @@ def last_steps(run: Path) -> list[Any]:
     return found
 
 
-def machine_state() -> dict[str, Any]:
-    """Memory, disk, GPUs and versions, as far as they can be had without torch."""
+def machine_state(folder: Path) -> dict[str, Any]:
+    """Memory, the disk of a folder, GPUs and versions, as far as they can be had without torch."""
     versions = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -129,7 +132,7 @@ def machine_state() -> dict[str, Any]:
         state["memory"] = {"available": host_memory.available_bytes(), "total": host_memory.total_bytes()}
         state["out_of_memory_kills"] = host_memory.kills()
     with contextlib.suppress(OSError):
-        state["disk_free"] = shutil.disk_usage(".").free
+        state["disk_free"] = shutil.disk_usage(folder).free
     return {**state, "gpu": gpu_state()}
 
 
@@ -158,5 +161,9 @@ def gpu_state() -> str:
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(to_json(dict(content), indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
-    partial.replace(path)
+    try:
+        partial.write_text(to_json(dict(content), indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_gatekeeper.crashes.evidence import CRASHES
+from xtts_gatekeeper.crashes.evidence import CRASHES, stamp
 from xtts_gatekeeper.crashes.flight import flight_path
 from xtts_gatekeeper.record.journal import FOLDER
 
@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 _STEPS = 101
 #: The alarm is set anew once this share of its time has passed: setting it starts a thread.
 _SLACK = 0.1
+#: A clock of the system's may count no further than 49 days.
+_LONGEST_SECONDS = 30 * 86400.0
 
 
 class HangWatch:
     """Writes the stack of every thread when no step comes, and ends the process where that is wanted.
 
     The alarm is that of `faulthandler`, which needs no GIL: it also goes off where native code holds that. What it
-    writes goes to `<run>/gatekeeper/crashes/stacks-PID.txt`, together with the stacks of a segmentation fault, where
-    those are not written to stderr already.
+    writes goes to `<run>/gatekeeper/crashes/stacks-TIME-PID.txt`, together with the stacks of a segmentation fault
+    where those are not written to stderr already.
 
     Args:
         run: the run's folder.
@@ -47,7 +49,7 @@ class HangWatch:
         self._armed = self._pause = 0.0
         self._limit: float | None = None
         self._faults = False
-        self.path = run / FOLDER / CRASHES / f"stacks-{pid}.txt"
+        self.path = run / FOLDER / CRASHES / f"stacks-{stamp()}-{pid}.txt"
         self._file: FileIO | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +62,13 @@ class HangWatch:
 
     @property
     def limit(self) -> float | None:
-        """Seconds without a step that count as a hang; None while that is not watched for."""
-        return self._limit
+        """Seconds without a step after which the process is ended; None while it is not."""
+        return self._limit if self._leave else None
+
+    @property
+    def watching(self) -> bool:
+        """Whether a step is waited for."""
+        return self._limit is not None
 
     def begin(self) -> None:
         """Training begins, or goes on after something else: wait for its next step from now on."""
@@ -80,10 +87,12 @@ class HangWatch:
             self._arm()
         return took if hung else None
 
-    def sign_of_life(self) -> None:
-        """Something other than a step has come on, such as an evaluation."""
-        if self._limit is not None and time.perf_counter() - self._armed > _SLACK * self._limit:
+    def sign_of_life(self) -> bool:
+        """Something other than a step has come on, such as an evaluation; whether the alarm was set anew."""
+        due = self._limit is not None and time.perf_counter() - self._armed > _SLACK * self._limit
+        if due:
             self._arm()
+        return due
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -122,9 +131,11 @@ class HangWatch:
         if self._file is None or not self.settings.factor:
             return
         usual = statistics.median(self._seconds) if self._seconds else 0.0
-        self._limit = max(self.settings.minimum_seconds, self.settings.factor * usual)
-        self._armed = time.perf_counter()
-        faulthandler.dump_traceback_later(self._limit * (1 + _SLACK), exit=self._leave, file=self._file)
+        limit = min(max(self.settings.minimum_seconds, self.settings.factor * usual), _LONGEST_SECONDS)
+        self._armed, self._limit = time.perf_counter(), None
+        with contextlib.suppress(Exception):  # no thread to be had: then there is no watch
+            faulthandler.dump_traceback_later(limit * (1 + _SLACK), exit=self._leave, file=self._file)
+            self._limit = limit
 
     def _disarm(self) -> None:
         if self._limit is not None:
@@ -132,13 +143,17 @@ class HangWatch:
             self._limit = None
 
 
-def hung(run: Path, pid: int) -> bool:
-    """Whether the process has written that it hung, and nothing since: one that is not ended may come back."""
-    path = run / FOLDER / CRASHES / f"stacks-{pid}.txt"
-    try:
-        text = path.read_bytes()
-        if path.stat().st_mtime_ns < flight_path(run).stat().st_mtime_ns:
-            return False
-    except OSError:
-        return False
-    return text.startswith(b"Timeout (") or b"\nTimeout (" in text
+def hung(run: Path, pid: int, since: str) -> bool:
+    """Whether the process has written that it hung, and nothing since: one that is not ended may come back.
+
+    `since` is the `stamp` of its start: another may have had its number before.
+    """
+    for path in (run / FOLDER / CRASHES).glob(f"stacks-*-{pid}.txt"):
+        if path.name < f"stacks-{since}":
+            continue
+        with contextlib.suppress(OSError):
+            text = path.read_bytes()
+            later = path.stat().st_mtime_ns < flight_path(run).stat().st_mtime_ns
+            if not later and (text.startswith(b"Timeout (") or b"\nTimeout (" in text):
+                return True
+    return False

@@ -179,6 +179,9 @@ def _judge(facts: Facts) -> tuple[Kind, str]:
     name = _signal_name(code)
     if code == 0 and how == "finished":
         return "finished", ""
+    # What comes after the training, an export of the user's or the end of the interpreter, does not undo its end.
+    if end is not None and (how == "finished" or (how == "stopped" and end.cause not in _CAUSES)):
+        return "finished" if how == "finished" else "stopped", end.message
     if facts.asked is not None:
         return ("interrupted" if facts.asked == signal.SIGINT else "terminated"), _signal_name(-facts.asked)
     if facts.hung:

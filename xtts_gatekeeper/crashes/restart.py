@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from xtts_gatekeeper.errors import UserError
@@ -15,19 +15,20 @@ from xtts_gatekeeper.errors import UserError
 VARIABLE = "XTTS_GATEKEEPER_RESTART"
 #: The clips that a run leaves out, one path a line, in the run's folder of ours; read at each start.
 EXCLUDED = "exclude.txt"
-_REPORT = "run.json"
+_REPORTS = "runs.jsonl"
 
 
 @dataclass(frozen=True)
 class Restart:
     """How a process is to begin.
 
-    `scratch` is a folder in which it says where its run is. `run` is the one to go on with; empty: a new one.
-    `spare_memory`: save without a copy in host memory. `eval_batch_size`: clips in a batch of an evaluation.
+    `scratch` is a folder in which it says where its run is. `runs` are those that the command has trained so far and
+    that can be gone on with, the latest last; none: a new one. `spare_memory`: save without a copy in host memory.
+    `eval_batch_size`: clips in a batch of an evaluation of the latest run.
     """
 
     scratch: str
-    run: str = ""
+    runs: tuple[str, ...] = ()
     spare_memory: bool = False
     eval_batch_size: int | None = None
 
@@ -42,7 +43,8 @@ class Restart:
         if not text:
             return None
         try:
-            return Restart(**json.loads(text))
+            found = Restart(**json.loads(text))
+            return replace(found, runs=tuple(map(str, found.runs)), scratch=str(Path(found.scratch)))
         except (ValueError, TypeError):
             raise UserError(f"{VARIABLE} is set to {text!r}, which is not ours; unset it.") from None
 
@@ -50,13 +52,25 @@ class Restart:
         """The variable to start a process with."""
         return {VARIABLE: json.dumps(asdict(self))}
 
+    def run_for(self, run_name: str) -> str:
+        """The run that a training of this name goes on with; an empty string for a new one.
+
+        A command may train several runs, one after the other. Each training gets the latest of its own name that none
+        before it, since the command was started, has got; of another name only where the command has trained one run.
+        """
+        together = int(os.environ.get("WORLD_SIZE") or 1) > 1  # the processes of one training
+        taken = set() if together else {str(report.run) for report in reports(Path(self.scratch))}
+        left = [run for run in self.runs if run not in taken]
+        own = [run for run in left if Path(run).name.startswith(f"{run_name}-")]
+        if own:
+            return own[-1]
+        return left[-1] if len(self.runs) == 1 and not taken and left else ""
+
     def report(self, run: Path, newest: int | None) -> None:
         """Say where the run of this process is, and how many micro-batches its newest state to go on from holds."""
-        partial = Path(self.scratch) / f"{_REPORT}.{os.getpid()}"
-        with contextlib.suppress(OSError):
-            told = {"run": str(run.resolve()), "pid": os.getpid(), "newest": newest}
-            partial.write_text(json.dumps(told), encoding="utf-8")
-            partial.replace(Path(self.scratch) / _REPORT)
+        told = {"run": str(run.resolve()), "pid": os.getpid(), "newest": newest}
+        with contextlib.suppress(OSError), (Path(self.scratch) / _REPORTS).open("ab", buffering=0) as file:
+            file.write(json.dumps(told).encode() + b"\n")
 
 
 @dataclass(frozen=True)
@@ -71,15 +85,18 @@ class Report:
     newest: int | None
 
 
-def reported(scratch: Path) -> Report | None:
-    """What the process has said; None before that."""
-    try:
-        found = json.loads((scratch / _REPORT).read_text(encoding="utf-8"))
-        return Report(Path(found["run"]), int(found["pid"]), found["newest"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+def reports(scratch: Path) -> list[Report]:
+    """What the processes of the command have said since it was started, in order."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in (scratch / _REPORTS).read_bytes().splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                told = json.loads(line)
+                found.append(Report(Path(told["run"]), int(told["pid"]), told["newest"]))
+    return found
 
 
-def forget_report(scratch: Path) -> None:
-    """Before the next process is started."""
-    (scratch / _REPORT).unlink(missing_ok=True)
+def forget_reports(scratch: Path) -> None:
+    """Before the command is started once more."""
+    with contextlib.suppress(OSError):
+        (scratch / _REPORTS).unlink(missing_ok=True)

@@ -265,7 +265,7 @@ def plan_position(port: TrainerPort, progress: Progress | None) -> tuple[int, in
 
 
 def find_progress(
-    plan: PhasePlan, port: TrainerPort, record: RunRecord, objective: str, epoch_batches: int | None = None
+    plan: PhasePlan, port: TrainerPort, record: RunRecord, objective: str, told: int | None = None
 ) -> Progress | None:
     """Where a resumed run stands in its phases; None for a new one, or where nothing tells.
 
@@ -276,7 +276,7 @@ def find_progress(
     if port.resumed_from is None:
         return None
     if port.continued:
-        start = Start(step=port.step, epoch=port.epoch, epoch_batches=epoch_batches)
+        start = Start(step=port.step, epoch=port.epoch, told=told)
         found = progress_at(record, start, objective)
     else:
         found = _carried_progress(port, objective)

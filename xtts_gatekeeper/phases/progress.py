@@ -11,7 +11,7 @@ from xtts_gatekeeper.phases.plan import Phase, PhasePlan
 from xtts_gatekeeper.record import Evaluation, RunRecord, Start
 from xtts_gatekeeper.record.events import Action, Event, PhaseStart
 from xtts_gatekeeper.record.models import HIGHER_IS_BETTER
-from xtts_gatekeeper.record.run import lies_before
+from xtts_gatekeeper.record.run import line_of
 
 #: A new best counts for `until_plateau` when it is better by at least this share of the best before it.
 LEAST_GAIN = 0.001
@@ -124,14 +124,10 @@ def progress_at(record: RunRecord, start: Start, objective: str) -> Progress | N
 
     Follows the events in order; a resume that goes back takes back what happened after the moment it goes back to.
     """
-    told: list[tuple[Event, Progress]] = []
-    for event in (*record.events, start):
-        if isinstance(event, Start):
-            while told and not lies_before(told[-1][0], event):
-                told.pop()
-        elif (now := _after(told[-1][1] if told else None, event, record, objective)) is not None:
-            told.append((event, now))
-    return told[-1][1] if told else None
+    progress: Progress | None = None
+    for event in line_of((*record.events, start)):
+        progress = _after(progress, event, record, objective) or progress
+    return progress
 
 
 def _after(before: Progress | None, event: Event, record: RunRecord, objective: str) -> Progress | None:

@@ -35,7 +35,9 @@ class Event:
 class Start(Event):
     """A process begins or resumes the run: the checklist's baseline. What a source does not tell is None or empty.
 
-    `epoch_batches`: so many batches of the epoch had been trained before, where it is gone on with.
+    `epoch_batches`: so many batches of the epoch had been trained before, where it is gone on with. `told`: so many
+    events that move the run on (`record.run.moves_on`) were on record at the point from which it goes on; None where
+    only the step tells which.
     """
 
     type: ClassVar[str] = "start"
@@ -56,6 +58,7 @@ class Start(Event):
     resumed_from: str | None = None
     resume_mode: str = "new"
     epoch_batches: int | None = None
+    told: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
     telemetry: dict[str, str] = field(default_factory=dict)
     objective: str | None = None

@@ -92,12 +92,7 @@ class RunRecord:
     @cached_property
     def _line(self) -> tuple[tuple[Evaluation, ...], tuple[TrainEpoch, ...], frozenset[int]]:
         """Evaluations, training epochs, and the ids of the evaluations that were the first after a resume."""
-        line: list[Event] = []
-        for event in self.events:
-            if isinstance(event, Start):  # a rewind that a resume has gone back behind is taken back, too
-                line = [e for e in line if isinstance(e, Start) or lies_before(e, event)]
-            if isinstance(event, Start | Action | Evaluation | TrainEpoch):
-                line.append(event)
+        line = line_of(self.events)
         evaluations: list[Evaluation] = []
         epochs: list[TrainEpoch] = []
         first_after_resume: set[int] = set()
@@ -277,7 +272,7 @@ class RunRecord:
     @property
     def end(self) -> End | None:
         """How the last process left the run; None while it runs, or when it was killed."""
-        last = next((event for event in reversed(self.events) if not isinstance(event, Crash)), None)
+        last = next((event for event in reversed(self.events) if isinstance(event, End | Start)), None)
         return last if isinstance(last, End) else None
 
     def upto(self, evaluation: Evaluation) -> RunRecord:
@@ -293,14 +288,31 @@ class RunRecord:
         return replace(self, names=names) if names != self.names else self
 
 
-def lies_before(event: Event, start: Start) -> bool:
-    """Whether an event lies before the point from which a process goes on, on the line of weights in use.
+def moves_on(event: Event) -> bool:
+    """Whether the event tells of the training itself, so that a resume behind it takes it back."""
+    return isinstance(event, Evaluation | TrainEpoch | Action | PhaseStart)
 
-    One that has just trained the last batch of its epoch ends that epoch once more.
+
+def line_of(events: Iterable[Event]) -> list[Event]:
+    """The starts, and the events that move on, of the line of weights in use.
+
+    A resume takes back what came after the point it goes back to, a rewind included: by the number of events that were
+    on record then, and where that is not known, as after a checkpoint of stock code, by the step.
     """
-    within = isinstance(event, Evaluation) and event.mid_epoch
-    ends_again = bool(start.epoch_batches) and event.epoch >= start.epoch and not within
-    return event.step < start.step or (event.step == start.step and not ends_again)
+    line: list[tuple[int, Event]] = []
+    told = 0
+    for event in events:
+        if isinstance(event, Start):
+            line = [(n, e) for n, e in line if isinstance(e, Start) or _lies_before(n, e, event)]
+            line.append((told, event))
+        elif moves_on(event):
+            line.append((told, event))
+            told += 1
+    return [event for _, event in line]
+
+
+def _lies_before(number: int, event: Event, start: Start) -> bool:
+    return event.step <= start.step if start.told is None else number < start.told
 
 
 def _eval_set(evaluations: Sequence[Evaluation]) -> str | None:

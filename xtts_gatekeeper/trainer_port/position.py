@@ -64,13 +64,26 @@ class RestOfEpoch:
         done: batches of the epoch that have been trained.
         begin: puts the random numbers of the epoch's beginning in place.
         go_on: puts those of the present in place.
+        passing: goes around the passing over of batches.
+        each: called for each of them.
     """
 
-    def __init__(self, loader: Any, done: int, begin: Callable[[], None], go_on: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loader: Any,
+        done: int,
+        begin: Callable[[], None],
+        go_on: Callable[[], None],
+        *,
+        passing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        each: Callable[[], None] = lambda: None,
+    ) -> None:
         self.loader = loader
         self._done = done
         self._begin = begin
         self._go_on = go_on
+        self._passing = passing
+        self._each = each
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
@@ -81,11 +94,13 @@ class RestOfEpoch:
     def __iter__(self) -> Iterator[Any]:
         self._begin()
         batches = iter(self.loader)
-        for _ in range(self._done):
-            try:
-                _pass_over(batches)
-            except StopIteration:  # fewer than there were: the data has changed
-                break
+        with self._passing():
+            for _ in range(self._done):
+                self._each()
+                try:
+                    _pass_over(batches)
+                except StopIteration:  # fewer than there were: the data has changed
+                    break
         self._go_on()
         yield from batches
 
@@ -152,10 +167,10 @@ class PositionPort(BasePort):
         with contextlib.suppress(AttributeError):
             self.trainer.train_loader.dataset.failed_samples.update(names)
 
-    def go_on_in_epoch(self, done: int, begin: Callable[[], None], go_on: Callable[[], None]) -> None:
+    def go_on_in_epoch(self, done: int, begin: Callable[[], None], go_on: Callable[[], None], **around: Any) -> None:
         """Let the epoch that begins train what comes after its first `done` batches; see `RestOfEpoch`."""
         self.step_in_epoch = self._passed_over = done
-        self.trainer.train_loader = RestOfEpoch(self.trainer.train_loader, done, begin, go_on)
+        self.trainer.train_loader = RestOfEpoch(self.trainer.train_loader, done, begin, go_on, **around)
 
     def around_rest(self, stock: Callable[..., Any], batch: Any, batches: int, index: int, *rest: Any) -> Any:
         """For `wrap("train_step")`: the batch has the index in the epoch that it has without an interruption."""
