@@ -108,8 +108,11 @@ def test_a_kill_costs_the_job_nothing_and_what_no_restart_cures_is_tried_on_one_
     assert (code, calls) == (1, ["requeue 42"]), said
     crashes = [event.kind for event in read_run(only_run(tmp_path / "runs")).events if isinstance(event, Crash)]
     assert crashes == ["killed", "exception", "exception"]
-    for restarts, requeued in (("0", ["requeue 42"]), ("1", [])):
-        code, said, calls = slurm(PYTHON="false", SLURM_RESTART_COUNT=restarts)
+    code, said, calls = slurm(PYTHON="false", SLURM_RESTART_COUNT="1")
+    assert (code, calls) == (1, []), said
+    # Requeues for the time limit do not use up what crashes may have.
+    for number, requeued in ((7, ["requeue 43"]), (8, [])):
+        code, said, calls = slurm(PYTHON="false", SLURM_JOB_ID="43", SLURM_RESTART_COUNT=str(number))
         assert (code, calls) == (1, requeued), said
 
 

@@ -15,7 +15,7 @@ from lines import BATCH, STEPS, Line, line_trainer, run_folder
 
 from xtts_gatekeeper import read_run
 from xtts_gatekeeper.checkpoints.snapshot import tensors
-from xtts_gatekeeper.config import CheckpointsConfig, GatekeeperConfig, PhaseConfig
+from xtts_gatekeeper.config import ActionsConfig, CheckpointsConfig, GatekeeperConfig, GradientsConfig, PhaseConfig
 from xtts_gatekeeper.record import Start
 from xtts_gatekeeper.resume_point import read_point
 from xtts_gatekeeper.starting import check_device
@@ -138,6 +138,7 @@ def test_an_interrupted_run_is_bit_identical_wherever_it_was_interrupted(tmp_pat
         {"accumulation": 3},
         {"run_eval_steps": 3},
         {"run_eval_steps": 2, "save_step": 4},
+        {"run_eval_steps": 2, "save_step": 3, "epochs": 5},
         {"start_with_eval": True, "epochs": 5},
         {"lr_scheduler": "ExponentialLR", "lr_scheduler_params": {"gamma": 0.9}, "scheduler_after_epoch": False},
     ],
@@ -355,3 +356,56 @@ def test_a_sigterm_that_ends_the_loader_workers_too_leaves_a_checkpoint(tmp_path
     whole, _ = trained(tmp_path / "whole", workers=2)
     evaluations = [[(e.step, e.metrics) for e in read_run(r).evaluations] for r in (run, run_folder(whole))]
     assert read_run(run).start.step in (6, 7) and evaluations[0] == evaluations[1]
+
+
+@pytest.mark.parametrize("change", [(4, 1), (1, 4)], ids=str)
+def test_a_phase_that_changes_the_accumulation_at_a_save(tmp_path, change):
+    """The first step of the second phase saves; whether it was an update is decided by that phase."""
+    phases = [
+        PhaseConfig(name="a", lr=0.05, grad_accum_steps=change[0], until_step=9),
+        PhaseConfig(name="b", lr=0.05, grad_accum_steps=change[1]),
+    ]
+    interrupted_at(tmp_path, 10, section=GatekeeperConfig(phases=phases), save_step=3)
+
+
+def test_an_evaluation_that_is_made_again_counts_once_in_the_patience(tmp_path):
+    phases = [PhaseConfig(name="a", lr=0.05, until_plateau=9), PhaseConfig(name="b", lr=0.001)]
+    section = GatekeeperConfig(phases=phases)
+    interrupted_at(tmp_path, 5, section=section, save_step=3, run_eval_steps=2, epochs=8)
+
+
+def test_a_rewind_is_not_forgotten_by_a_crash_before_the_next_file(tmp_path):
+    """Two updates of NaN lead to a rewind at a lower rate; its own checkpoint is the one to go on from."""
+    phases = [PhaseConfig(name="a", lr=0.05, until_epoch=9), PhaseConfig(name="b", lr=0.01)]
+    section = GatekeeperConfig(
+        phases=phases, actions=ActionsConfig(rewind=True), gradients=GradientsConfig(nonfinite_limit=2)
+    )
+    settings = {"section": section, "epochs": 5, "save_step": 100}
+
+    def poisoned(blow_at):
+        done = []
+
+        def poison(trainer):
+            def before(batch):
+                done.append(1)
+                if len(done) in (10, 11):
+                    batch["x"] = batch["x"] * float("nan")
+                if len(done) == blow_at:
+                    raise Blow
+
+            trainer.model.before = before
+
+        return poison
+
+    trainer = line_trainer(
+        tmp_path, section, Dice(size=6), callbacks={"on_init_end": poisoned(13)}, epochs=5, save_step=100, lr=0.05
+    )
+    with pytest.raises(SystemExit):
+        trainer.fit()
+    run = run_folder(trainer)
+    (rewind,) = (action for action in read_run(run).actions if action.name == "rewind")
+    trained(tmp_path, flags=["--continue_path", str(run)], **settings)
+    record = read_run(run)
+    assert record.start.step == rewind.step or record.start.step > rewind.step
+    assert record.phases[-1].lr_factor == rewind.values["lr_factor"] < 1
+    assert {rate for epoch in record.train_epochs[-1:] for rate in epoch.lr_end} == {0.05 * rewind.values["lr_factor"]}
