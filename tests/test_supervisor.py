@@ -427,7 +427,8 @@ def test_suspected_clips_are_listed_for_the_next_process_or_named(supervise, tmp
 def test_a_single_clip_for_which_there_is_no_memory_ends_it(supervise, tmp_path, capfd):
     code = BEGIN + (
         "first = not Restart.asked().runs\n"
-        "trains(sys.argv[1], start(batch_size=2), *([saved(2, resumable=True)] if first else []), newest=None if first else 2)\n"
+        "state = [saved(2, resumable=True)] if first else []\n"
+        "trains(sys.argv[1], start(batch_size=2), *state, newest=None if first else 2)\n"
         "FlightRecorder(Path(sys.argv[1])).write('training', 5, 1, 3, ['a.wav', 'b.wav'])\n"
         "raise MemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')\n"
     )
