@@ -213,7 +213,9 @@ def test_it_stops_when_the_rewinds_are_used_up(tmp_path):
 
 
 def test_a_rewind_passes_over_a_best_that_is_broken(tmp_path):
-    section = GatekeeperConfig(phases=ONE, actions=ActionsConfig(rewind=True))
+    section = GatekeeperConfig(
+        phases=ONE, actions=ActionsConfig(rewind=True), checkpoints=CheckpointsConfig(asynchronous=False)
+    )
 
     def break_best(trainer):
         if trainer.epochs_done == 2:

@@ -201,6 +201,8 @@ def test_the_run_folder_keeps_settings_and_rules(finished):
         "config.json",
         "eval_clips.json",
         "run.lock",
+        "flight.json",
+        "crashes",
     }
 
 
