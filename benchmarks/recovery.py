@@ -247,7 +247,8 @@ def killed_at_random(place: Place, kills: int, seed: random.Random, per_epoch: i
         while left[0] and not done.wait(0.05):
             lines = told(times)
             fresh = [line for line in lines if line["event"] == "step" and line["pid"] not in seen]
-            if not fresh:
+            begun = any((folder / "out").glob("*/checkpoint_*.pth"))  # before the first one a run begins anew
+            if not fresh or not begun:
                 continue
             pid = fresh[-1]["pid"]
             seen.add(pid)
