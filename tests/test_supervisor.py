@@ -410,7 +410,7 @@ def test_suspected_clips_are_listed_for_the_next_process_or_named(supervise, tmp
     code = BEGIN + (
         f"trains(sys.argv[1], start(){events}, newest=2 if Restart.asked().runs else None)\n"
         "FlightRecorder(Path(sys.argv[1])).write('training', 5, 1, 3, ['a.wav', 'b.wav'])\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
     supervisor, exit_code = supervise(code, tmp_path / "run", restarts=2, exclude=True)
     listed = tmp_path / "run/gatekeeper/exclude.txt"

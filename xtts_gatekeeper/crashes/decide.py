@@ -13,8 +13,9 @@ LONGEST_WAIT = 300.0
 
 #: Exit codes of the kinds after which nothing is left to do, or nothing should be done.
 _EXIT_CODES = {"finished": 0, "stopped": 0, "refused": 2, "interrupted": 130, "terminated": 143}
-#: Kinds that a clip may bring about; out of memory and the rest have answers of their own.
-_OF_A_CLIP = frozenset({"exception", "gpu_fault", "gpu_assert", "segfault", "hang", "killed"})
+#: Kinds that a clip may bring about. Out of memory and the rest have answers of their own, and who kills a process does
+#: so from outside: that it is twice at the first step after a resume says nothing of its clips.
+_OF_A_CLIP = frozenset({"exception", "gpu_fault", "gpu_assert", "segfault", "hang"})
 _OF_THE_HARDWARE = frozenset({"gpu_fault", "gpu_lost", "segfault"})
 _LIKELY_HARDWARE = 3
 _LONGEST_LIST = 8
