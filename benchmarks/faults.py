@@ -1,6 +1,7 @@
 """Ways for a training to end badly, planted in a real recipe: real signals, real errors of the system, real messages.
 
-A plan says at which GLOBAL_STEP what happens and how often: `FAULTS='[{"kind": "segfault", "step": 7, "times": 1}]'`.
+A plan says at which GLOBAL_STEP what happens and how often: `FAULTS='[{"kind": "segfault", "step": 7, "times": 1}]'`,
+and in which run, by its `run_name`, where `run` is given.
 What has happened is counted in files beside `FAULTS_FOLDER`, for the process that counts does not live.
 """
 
@@ -133,6 +134,8 @@ def plant(trainer: Any) -> None:
         if not torch.is_grad_enabled():  # XTTS evaluates by the same method, and calls no part of itself training
             return stock(*args, **kwargs)
         for number, fault in enumerate(plan):
+            if fault.get("run", trainer.config.run_name) != trainer.config.run_name:
+                continue
             mark = folder / f"fault-{number}"
             done = mark.stat().st_size if mark.exists() else 0
             if trainer.total_steps_done == fault["step"] and done < fault.get("times", 1):

@@ -15,6 +15,7 @@ import pytest
 from disks import small_disk  # noqa: F401
 from filelock import FileLock
 
+from xtts_gatekeeper import read_run
 from xtts_gatekeeper import supervisor as module
 from xtts_gatekeeper.crashes.decide import Limits
 from xtts_gatekeeper.crashes.evidence import read_evidence
@@ -22,6 +23,7 @@ from xtts_gatekeeper.crashes.restart import VARIABLE
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record import Journal, journal_path
 from xtts_gatekeeper.record.events import BatchParts, Crash
+from xtts_gatekeeper.report.table import state
 from xtts_gatekeeper.supervisor import Supervisor
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -404,24 +406,27 @@ def test_who_waits_for_room_can_be_told_to_leave(started, small_disk, tmp_path):
 
 @posix
 @pytest.mark.parametrize("checkpoint", [True, False])
-def test_suspected_clips_are_listed_for_the_next_process_or_named(supervise, tmp_path, capfd, checkpoint):
-    """A run that begins anew reads no list: then it is for the user to give one."""
+def test_suspected_clips_are_listed_for_the_next_process(supervise, tmp_path, capfd, checkpoint):
+    """In the run's own list, where it has a checkpoint; else the run that begins anew is given them."""
     events = ", saved(2, resumable=True)" if checkpoint else ""
     code = BEGIN + (
         f"trains(sys.argv[1], start(){events}, newest=2 if Restart.asked().runs else None)\n"
+        "print('without', *Restart.asked().exclude, flush=True)\n"
         "FlightRecorder(Path(sys.argv[1])).write('training', 5, 1, 3, ['a.wav', 'b.wav'])\n"
         "os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
     supervisor, exit_code = supervise(code, tmp_path / "run", restarts=2, exclude=True)
     listed = tmp_path / "run/gatekeeper/exclude.txt"
     assert exit_code == 1
+    assert [crash.decision for crash in supervisor.crashes] == ["restart", "restart", "stop"]
+    said = capfd.readouterr()
+    assert "a clip of its batch is suspected: a.wav, b.wav." in said.err
     if checkpoint:
         assert listed.read_text().splitlines() == ["a.wav", "b.wav"]
-        assert [crash.decision for crash in supervisor.crashes] == ["restart", "restart", "stop"]
+        assert said.out.splitlines() == ["without", "without", "without"]
     else:
         assert not listed.exists()
-        assert [crash.decision for crash in supervisor.crashes] == ["restart", "stop"]
-        assert "a clip of its batch is suspected: a.wav, b.wav." in capfd.readouterr().err
+        assert said.out.splitlines() == ["without", "without", "without a.wav b.wav"]
 
 
 @posix
@@ -560,6 +565,48 @@ def test_a_process_that_stands_still_is_ended_and_said_to_have_hung(supervise, t
     (crash,) = supervisor.crashes
     assert (exit_code, crash.kind, crash.step, crash.epoch, crash.files) == (1, "hang", 5, 1, ["a.wav"])
     assert read_evidence(tmp_path / "run" / crash.evidence)["doing"] == "training"
+
+
+def test_a_process_that_crashed_and_then_hangs_while_it_ends_is_what_it_crashed_of(supervise, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_GRACE_SECONDS", 0.0)
+    error = {"type": "KeyError", "message": "'planted'", "traceback": "", "where": "recipe.py:1"}
+    code = BEGIN + (
+        "from xtts_gatekeeper.crashes.evidence import evidence_path\n"
+        "run = Path(sys.argv[1]); trains(run, start())\n"
+        "path = evidence_path(run, os.getpid()); path.parent.mkdir()\n"
+        f"path.write_text({json.dumps({'error': error})!r})\n"
+        "FlightRecorder(run).write('training', 5, 1, 3, ['a.wav'], limit=0.1)\n"
+        "time.sleep(600)\n"
+    )
+    supervisor, exit_code = supervise(code, tmp_path / "run")
+    (crash,) = supervisor.crashes
+    assert (exit_code, crash.kind, crash.step) == (1, "exception", 5)
+    assert "KeyError: 'planted'" in crash.message
+
+
+def test_two_crashes_in_one_second_before_they_say_where_their_run_is_have_evidence_each(supervise, tmp_path):
+    code = BEGIN + (
+        "first = not Restart.asked().runs\n"
+        "if first: trains(sys.argv[1], start(), saved(2, resumable=True))\n"
+        "os._exit(7 if first else 8)\n"
+    )
+    supervisor, _ = supervise(code, tmp_path / "run", restarts=2)
+    assert len({crash.evidence for crash in supervisor.crashes}) == 3
+    codes = [read_evidence(tmp_path / "run" / crash.evidence)["returncode"] for crash in supervisor.crashes]
+    assert codes == [7, 8, 8]
+
+
+@pytest.mark.parametrize(("code", "kind", "exit_code"), [(2, "refused", 2), (143, "terminated", 143)])
+def test_a_run_that_is_not_started_again_after_all_is_not_said_to_be(supervise, tmp_path, code, kind, exit_code):
+    """The process after the crash never got as far as its run."""
+    script = BEGIN + (
+        "if Restart.asked().runs: sys.exit(int(sys.argv[2]))\n"
+        "trains(sys.argv[1], start(), saved(2, resumable=True)); os._exit(7)\n"
+    )
+    assert supervise(script, tmp_path / "run", code, restarts=3)[1] == exit_code
+    record = read_run(tmp_path / "run")
+    assert [(crash.kind, crash.decision) for crash in record.crashes] == [("exit", "restart"), (kind, "stop")]
+    assert state(record) == "crashed"
 
 
 @posix

@@ -53,8 +53,9 @@ class BlackBox:
     def install(self) -> None:
         """Wrap what takes its time."""
         self.port.wrap("train_step", self._around_step)
-        self.port.wrap("eval_epoch", self._around_slow("evaluating"))
-        self.port.wrap("test_run", self._around_slow("sampling"))
+        around_slow = self._around_slow if self._patient else self._around_watched
+        self.port.wrap("eval_epoch", around_slow("evaluating"))
+        self.port.wrap("test_run", around_slow("sampling"))
         self.port.wrap("eval_step", self._around_eval_step)
         # Within a step; W&B, ClearML and MLflow copy the whole run folder then.
         self.port.wrap("update_training_dashboard_logger", self._around_slow("saving"))
@@ -132,9 +133,15 @@ class BlackBox:
 
     def _around_slow(self, doing: str) -> Callable[..., Any]:
         def around(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            if self._patient:
-                with self.during(doing):
-                    return stock(*args, **kwargs)
+            with self.during(doing):
+                return stock(*args, **kwargs)
+
+        return around
+
+    def _around_watched(self, doing: str) -> Callable[..., Any]:
+        """What is slow by nature, and yet to be watched (`hang.evaluation`)."""
+
+        def around(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             before, watched = self._doing, self.hang.watching
             self.hang.begin()
             self._say(doing)

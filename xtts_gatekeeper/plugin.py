@@ -158,7 +158,7 @@ class Gatekeeper:
         port = TrainerPort(trainer)
         if self._goes_on_with and sys.argv[-2:] == ["--continue_path", self._goes_on_with]:
             del sys.argv[-2:]  # the Trainer has read it; the next one of this process has a run of its own
-        self._warnings = leave_clips_out(port)
+        self._warnings = leave_clips_out(port, self.restart.exclude if self.restart is not None else ())
         if not self.section.phases or self.section.watch_only:
             self.schedule = ConfigSchedule(port)
         try:

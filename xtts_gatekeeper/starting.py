@@ -20,15 +20,22 @@ if TYPE_CHECKING:
     from xtts_gatekeeper.config import GatekeeperConfig
 
 
-def leave_clips_out(port: TrainerPort) -> list[str]:
-    """Train a run that goes on without the clips that its `exclude.txt` names, such as those that crashed it.
+def leave_clips_out(port: TrainerPort, suspects: Sequence[str] = ()) -> list[str]:
+    """Train without the clips that the run's `exclude.txt` names, such as those that crashed it.
+
+    Args:
+        port: the Trainer.
+        suspects: what a supervisor puts on the list of a run that begins anew.
 
     Returns:
         Sentences for the baseline.
     """
     listed = port.run_folder / FOLDER / EXCLUDED
     samples = port.train_samples
-    if not port.continued or not listed.is_file():
+    if suspects and not port.continued and port.is_main:
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        listed.write_text("".join(f"{name}\n" for name in suspects), encoding="utf-8")
+    if not listed.is_file():
         return []
     if samples is None:
         return [f"gatekeeper/{EXCLUDED} has no effect: the Trainer was given no training samples"]

@@ -8,7 +8,6 @@ numbers. What is here only starts it, watches over it, and makes of its end a cl
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -16,60 +15,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from xtts_gatekeeper import host_memory
 from xtts_gatekeeper.checkpoints.disk import RESERVE_BYTES, free_bytes
 from xtts_gatekeeper.checkpoints.lock import held
-from xtts_gatekeeper.checkpoints.resume import newest_state
 from xtts_gatekeeper.crashes.child import Child, Output
 from xtts_gatekeeper.crashes.decide import Decision, Limits, decide
-from xtts_gatekeeper.crashes.evidence import (
-    error_in,
-    evidence_of,
-    evidence_path,
-    read_evidence,
-    stamp,
-    write_evidence,
-)
-from xtts_gatekeeper.crashes.flight import Flight, read_flight
-from xtts_gatekeeper.crashes.hang import hung
-from xtts_gatekeeper.crashes.kinds import Facts, describe, kind_of, last_traceback
-from xtts_gatekeeper.crashes.restart import EXCLUDED, Report, Restart, forget_reports, reports
+from xtts_gatekeeper.crashes.evidence import stamp
+from xtts_gatekeeper.crashes.flight import read_flight
+from xtts_gatekeeper.crashes.judge import PEACEFUL, Attempt, judge, newest_in, record_in
+from xtts_gatekeeper.crashes.kinds import Facts, describe
+from xtts_gatekeeper.crashes.prepare import prepare
+from xtts_gatekeeper.crashes.restart import Restart, forget_reports, reports
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record import Journal, RunRecord, Start, journal_path
-from xtts_gatekeeper.record.events import BatchParts, Crash, End
+from xtts_gatekeeper.record.events import Crash, End
 from xtts_gatekeeper.record.journal import FOLDER
 
-#: Ends that are no crash: they are not put on record as one.
-_PEACEFUL = ("finished", "stopped", "refused", "interrupted", "terminated")
 _LOOK_SECONDS = 0.5
 #: A process that hangs ends itself, its stacks written; one that cannot even do that is ended so much later.
 _GRACE_SECONDS = 60.0
-#: Lines of output that the evidence holds.
-_OUTPUT_LINES = 200
-
-
-@dataclass
-class _Attempt:
-    """One process: how it was begun and what has been seen of it."""
-
-    number: int
-    output: Output
-    kills: int
-    restart: Restart
-    began: str = field(default_factory=stamp)
-    reports: list[Report] = field(default_factory=list)
-    flight_time: float = 0.0
-    changed: float = 0.0
-    hung: bool = False
-
-    @property
-    def report(self) -> Report | None:
-        """What the training that runs, or ran last, has said."""
-        return self.reports[-1] if self.reports else None
 
 
 class Supervisor:
@@ -108,36 +75,35 @@ class Supervisor:
                 number += 1
                 attempt = self._attempt(number, restart)
                 run = attempt.report.run if attempt.report else Path(restart.runs[-1]) if restart.runs else None
-                crash, facts = self._judge(attempt, run)
+                crash = judge(attempt, run, self.command, self._asked)
                 decision = decide([*self.crashes, crash], self.limits)
                 restart = replace(restart, runs=self._runs(attempt, restart))
                 goes_on = run is not None and str(run) in restart.runs
-                if decision.exclude and not goes_on:  # a run that begins anew reads no list
-                    decision = decide([*self.crashes, crash], replace(self.limits, exclude=False))
-                if run is not None and goes_on:
-                    decision, restart = self._prepare(decision, attempt, run, restart)
+                decision, restart, changes = prepare(decision, attempt, run, restart, goes_on=goes_on)
                 crash = replace(crash, decision=decision.act, why=decision.why)
                 self.crashes.append(crash)
-                self._tell(crash, facts, attempt, run)
+                self._tell(crash, run)
+                for change in changes:
+                    self._say(change)
                 if decision.act == "stop":
-                    return self._stop(decision, attempt, scratch)
+                    return self._stop(decision, attempt, run)
                 if decision.disk and run is not None and not self._room(run) and self._asked is None:
                     self._say(_NO_ROOM)
-                    return self._stop(Decision("stop", _NO_ROOM, 1), attempt, scratch)
+                    return self._stop(Decision("stop", _NO_ROOM, 1), attempt, run)
                 if self._asked_within(decision.wait):
-                    return self._stop(self._asked_to_leave(), attempt, scratch)
+                    return self._stop(self._asked_to_leave(), attempt, run)
                 forget_reports(scratch)
                 what = f"going on with {run}" if goes_on else "nothing to go on with yet: beginning anew"
                 self._say(f"{what}, process {number + 1}")
 
     # One process
 
-    def _attempt(self, number: int, restart: Restart) -> _Attempt:
+    def _attempt(self, number: int, restart: Restart) -> Attempt:
         """Start the command and wait for its end."""
         scratch = Path(restart.scratch)
         with contextlib.suppress(OSError):  # in the course of a week somebody tidies up
             scratch.mkdir(parents=True, exist_ok=True)
-        attempt = _Attempt(number, Output(scratch / f"output-{number}.txt"), host_memory.kills(), restart)
+        attempt = Attempt(number, Output(scratch / f"output-{number}.txt"), restart)
         self._output = attempt.output
         environment = {
             **os.environ,
@@ -151,6 +117,7 @@ class Supervisor:
             attempt.output.close()
             shutil.rmtree(scratch, ignore_errors=True)
             raise
+        attempt.pid = child.pid
         while (code := child.wait(_LOOK_SECONDS)) is None:
             self._look(attempt, scratch, child)
             self._hand_on(child, _who_trains(attempt, child))
@@ -160,10 +127,10 @@ class Supervisor:
         if code != 0:
             child.kill()  # workers that have outlived it
         child.drain()
-        self._code = code
+        attempt.code = code
         return attempt
 
-    def _look(self, attempt: _Attempt, scratch: Path, child: Child | None) -> None:
+    def _look(self, attempt: Attempt, scratch: Path, child: Child | None) -> None:
         """See where its run is, and whether it hangs too hard to end itself."""
         told = reports(scratch)
         if len(told) > len(attempt.reports):  # a command may train several runs, one after the other
@@ -185,140 +152,35 @@ class Supervisor:
 
     # Its end
 
-    def _judge(self, attempt: _Attempt, run: Path | None) -> tuple[Crash, Facts]:
-        """What it died of."""
-        pid = attempt.report.pid if attempt.report else None
-        record = _record(run)
-        seen = run is not None and attempt.report is not None
-        flight = read_flight(run, pid) if run is not None and pid is not None else None
-        evidence = evidence_of(run, pid, attempt.began) if run is not None and pid is not None else None
-        tail = attempt.output.tail
-        own = error_in(read_evidence(evidence))
-        error = own or last_traceback(attempt.output.errors) or last_traceback(tail)
-        hangs = run is not None and pid is not None and self._code == 1 and hung(run, pid, attempt.began)
-        facts = Facts(
-            # One that crashed and then hung while it ended is what it crashed of.
-            returncode=1 if attempt.hung and own is not None else self._code,
-            end=record.end if seen and isinstance(record.end, End) else None,
-            error=error if self._code != 0 else None,
-            output=tail,
-            oom_killed=host_memory.kills() > attempt.kills,
-            hung=own is None and (attempt.hung or hangs),
-            asked=self._asked,
-        )
-        kind = kind_of(facts)
-        newest = _newest(run)
-        step, epoch = _place(flight, record, newest)
-        in_hand = flight is not None and flight.doing == "training"
-        crash = Crash(
-            step=step,
-            epoch=epoch,
-            kind=kind,
-            message=describe(kind, facts),
-            decision="",
-            files=list(flight.files) if flight is not None and in_hand else [],
-            signature=error.signature if kind == "exception" and error is not None else "",
-            trained=flight.trained if flight is not None else 0,
-            progress=attempt.report is not None and newest is not None and newest > (attempt.report.newest or -1),
-            returncode=self._code,
-        )
-        if run is not None and kind not in _PEACEFUL:
-            path = evidence or evidence_path(run, pid or 0)
-            doing = flight.doing if flight is not None else ""
-            write_evidence(
-                path,
-                {
-                    "kind": kind,
-                    "message": crash.message,
-                    "returncode": self._code,
-                    "step": step,
-                    "epoch": epoch,
-                    "doing": doing,
-                    "files": crash.files,
-                    "trained": crash.trained,
-                    **({"error": asdict(error)} if error is not None else {}),
-                    "output": tail.splitlines()[-_OUTPUT_LINES:],
-                    "command": self.command,
-                },
-            )
-            crash = replace(crash, evidence=path.relative_to(run).as_posix())
-        return crash, facts
-
-    def _runs(self, attempt: _Attempt, restart: Restart) -> tuple[str, ...]:
+    def _runs(self, attempt: Attempt, restart: Restart) -> tuple[str, ...]:
         """All runs that the command has trained and that can be gone on with, the latest last."""
         runs = dict.fromkeys((*restart.runs, *(str(report.run) for report in attempt.reports)))
-        return tuple(run for run in runs if _newest(Path(run)) is not None)
+        return tuple(run for run in runs if newest_in(Path(run)) is not None)
 
-    def _prepare(self, decision: Decision, attempt: _Attempt, run: Path, restart: Restart) -> tuple[Decision, Restart]:
-        """Change what the next process is to do otherwise; a stop, where that cannot be."""
-        if decision.act == "stop":
-            return decision, restart
-        if decision.spare_memory:
-            restart = replace(restart, spare_memory=True)
-        if decision.exclude:
-            try:
-                with (run / FOLDER / EXCLUDED).open("a", encoding="utf-8") as file:
-                    file.writelines(f"{name}\n" for name in decision.exclude)
-            except OSError as error:
-                said = f"The clips cannot be written to gatekeeper/{EXCLUDED}: {error.strerror}."
-                return Decision("stop", said, 1), restart
-        flight = read_flight(run, attempt.report.pid) if attempt.report else None
-        if decision.smaller and flight is not None:  # else it had not begun to train: another process has the memory
-            if flight.doing == "evaluating":
-                size = restart.eval_batch_size or _eval_batch_size(run)
-                if size < 2:
-                    return _CANNOT_SHRINK, restart
-                restart = replace(restart, eval_batch_size=size // 2)
-                self._say(f"evaluations go on in batches of {size // 2}")
-            elif not self._smaller_parts(run):
-                return _CANNOT_SHRINK, restart
-        return decision, restart
-
-    def _smaller_parts(self, run: Path) -> bool:
-        """Let batches be trained in parts of half the size from now on; False where they are of one clip already."""
-        record = _record(run)
-        start = record.start
-        if start is None or not start.batch_size or not _takes_parts(run):
-            return True
-        parts = [event for event in record.events if isinstance(event, BatchParts)]
-        size = parts[-1].batch_size if parts else start.batch_size
-        if size < 2:
-            return False
-        smaller = -(-size // 2)
-        accumulation = start.grad_accum_steps or 1
-        event = BatchParts(
-            step=start.step,
-            epoch=start.epoch,
-            batch_size=smaller,
-            grad_accum_steps=-(-start.batch_size // smaller) * accumulation,
-            whole=start.batch_size * accumulation,
-        )
-        with contextlib.suppress(OSError, UserError), held(run):
-            Journal(journal_path(run)).append(event)
-        self._say(f"batches are trained in parts of at most {smaller} clips; an update still sees {event.whole}")
-        return True
-
-    def _tell(self, crash: Crash, facts: Facts, attempt: _Attempt, run: Path | None) -> None:
+    def _tell(self, crash: Crash, run: Path | None) -> None:
         """Put a crash on record, and say it."""
-        if crash.kind in _PEACEFUL:
+        if crash.kind in PEACEFUL:
             return
-        if run is not None and journal_path(run).is_file():
-            with contextlib.suppress(OSError, UserError), held(run):
-                Journal(journal_path(run)).append(crash)
+        _put_on_record(crash, run)
         self._say(f"{crash.message} At step {crash.step}, epoch {crash.epoch}.")
         if crash.evidence and run is not None:
             self._say(f"evidence: {run / crash.evidence}")
         self._say(crash.why)
 
-    def _stop(self, decision: Decision, attempt: _Attempt, scratch: Path) -> int:
+    def _stop(self, decision: Decision, attempt: Attempt, run: Path | None) -> int:
         last = self.crashes[-1]
-        if last.kind in _PEACEFUL and last.kind != "finished":
+        if last.kind in PEACEFUL and last.kind != "finished":
             self._say(f"{last.message} {decision.why}".strip())
+        if _waits(record_in(run)):  # the record says that it is started again: no more
+            kind = last.kind if self._asked is None else "interrupted" if self._asked == signal.SIGINT else "terminated"
+            message = last.message if kind == last.kind else describe(kind, Facts(returncode=0, asked=self._asked))
+            _put_on_record(replace(last, kind=kind, message=message, decision="stop", why=decision.why), run)
         attempt.output.close()
         code = decision.exit_code
-        if last.kind in ("finished", "stopped") and self._code:  # what came after the training has failed
-            code = self._code if 0 < self._code < 256 else 1
-            self._say(f"The command then ended with exit code {self._code}.")
+        if last.kind in ("finished", "stopped") and attempt.code:  # what came after the training has failed
+            code = attempt.code if 0 < attempt.code < 256 else 1
+            self._say(f"The command then ended with exit code {attempt.code}.")
+        scratch = Path(attempt.restart.scratch)
         if code and attempt.output.path.is_relative_to(scratch):
             self._say(f"its output is kept in {attempt.output.path}")
         else:
@@ -335,7 +197,7 @@ class Supervisor:
             freed = prune_document(run, (), None, dry_run=False)["freed"]
             if freed:
                 self._say(f"pruned: {freed / 1e9:.2f} GB freed")
-        needed = max((file.bytes or 0 for file in _record(run).files), default=0) + RESERVE_BYTES
+        needed = max((file.bytes or 0 for file in record_in(run).files), default=0) + RESERVE_BYTES
         told = False
         deadline = time.monotonic() + self.disk_wait
         while _free(run) < needed:
@@ -414,35 +276,18 @@ class Supervisor:
 
 
 _NO_ROOM = "The disk is still full: free some, then go on with the same command and --continue_path RUN."
-_CANNOT_SHRINK = Decision(
-    "stop",
-    "The device runs out of memory with a single clip: use shorter ones (max_wav_length), fewer bits "
-    "(mixed_precision), or a larger device.",
-    1,
-)
 
 
-def _record(run: Path | None) -> RunRecord:
-    path = journal_path(run) if run is not None else None
-    if path is None or not path.is_file():
-        return RunRecord(())
-    try:
-        return RunRecord(tuple(Journal(path).events))
-    except (OSError, UserError):
-        return RunRecord(())
+def _put_on_record(crash: Crash, run: Path | None) -> None:
+    if run is not None and journal_path(run).is_file():
+        with contextlib.suppress(OSError, UserError), held(run):
+            Journal(journal_path(run)).append(crash)
 
 
-def _newest(run: Path | None) -> int | None:
-    """How many micro-batches the newest resumable file of the run holds; None where there is none."""
-    return newest_state(run, _record(run)) if run is not None else None
-
-
-def _place(flight: Flight | None, record: RunRecord, newest: int | None) -> tuple[int, int]:
-    """The step and epoch at which the process was."""
-    if flight is not None:
-        return flight.step, flight.epoch
-    last = next((event for event in reversed(record.events) if isinstance(event, Start | End)), None)
-    return (last.step, last.epoch) if last is not None else (newest or 0, 0)
+def _waits(record: RunRecord) -> bool:
+    """Whether the last that is known of the run is that it is to be started again."""
+    last = next((event for event in reversed(record.events) if isinstance(event, Start | End | Crash)), None)
+    return isinstance(last, Crash) and last.decision == "restart"
 
 
 def _free(run: Path) -> int:
@@ -451,22 +296,6 @@ def _free(run: Path) -> int:
         return free_bytes(run)
     except OSError:
         return sys.maxsize
-
-
-def _takes_parts(run: Path) -> bool:
-    """Whether the run trains batches in parts where memory is short (`out_of_memory.retry`)."""
-    try:
-        settings = json.loads((run / FOLDER / "config.json").read_text(encoding="utf-8"))
-        return bool(settings["out_of_memory"]["retry"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return True
-
-
-def _eval_batch_size(run: Path) -> int:
-    try:
-        return int(json.loads((run / "config.json").read_text(encoding="utf-8"))["eval_batch_size"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 1
 
 
 def _is_paused(pid: int) -> bool:
@@ -479,7 +308,7 @@ def _is_paused(pid: int) -> bool:
         return False
 
 
-def _who_trains(attempt: _Attempt, child: Child) -> int:
+def _who_trains(attempt: Attempt, child: Child) -> int:
     """The process to ask to leave: a shell around the recipe keeps Ctrl-C to itself, and leaves at SIGTERM alone.
 
     One that has put the recipe into a session of its own hands on what it is sent.

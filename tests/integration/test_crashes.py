@@ -69,7 +69,10 @@ def said_by(process):
 
 @dataclass
 class Scene:
-    """A run, or several in a row of the same output, and how it ended. `plan` holds kinds of faults and their steps."""
+    """A run, or several in a row of the same output, and how it ended.
+
+    `plan` holds faults: kind, step, how often, and in which run where there are several.
+    """
 
     plan: list = field(default_factory=list)
     line: dict = field(default_factory=dict)
@@ -82,7 +85,8 @@ class Scene:
     def happens(self, folder, **environment):
         """Start it, each process going on with the run of the one before."""
         self.folder = folder
-        faults = [{"kind": kind, "step": step, "times": times} for kind, step, times in self.plan]
+        keys = ("kind", "step", "times", "run")
+        faults = [dict(zip(keys, fault, strict=False)) for fault in self.plan]
         told = {"LINE": json.dumps(self.line), "FAULTS": json.dumps(faults), "FAULTS_FOLDER": str(folder)}
         for _ in range(self.processes):
             going_on = ["--continue_path", self.folders[-1]] if self.exit_codes else []
@@ -139,7 +143,33 @@ SCENES = {
         {"clips": True, "poison": "9.wav", "save_step": 1, "gatekeeper": NOT_BESIDE},
         [*RUN, "--exclude-suspects"],
     ),
+    "poisoned_at_once": Scene(
+        [],
+        {"clips": True, "poison": "9.wav", "save_step": 4, "gatekeeper": NOT_BESIDE},
+        [*RUN, "--exclude-suspects"],
+    ),
     "no_command_line": Scene([("SIGKILL", 7, 1)], {"parse": False}),
+    "two_runs": Scene(
+        [("SIGKILL", 7, 1, "one"), ("SIGSEGV", 9, 1, "two"), ("SIGKILL", 9, 2, "two")],
+        {"runs": ["one", "two"], "epochs": 3},
+    ),
+    "stock_saves": Scene([("SIGKILL", 7, 1)], {"gatekeeper": {"checkpoints": {"prune": False}}}),
+    "only_watched": Scene([("SIGKILL", 7, 1)], {"gatekeeper": {"watch_only": True}}),
+    "done_and_failed": Scene([], {"epochs": 1, "exit": 3}),
+    "hung_evaluation": Scene(
+        [],
+        {"epochs": 1, "eval_seconds": 600, "gatekeeper": {"hang": {"minimum_seconds": 3.0, "evaluation": True}}},
+        [*RUN, "--max-restarts", "0"],
+    ),
+    "slow_to_pass_over": Scene(
+        [("SIGKILL", 3, 1)],
+        {
+            "epochs": 1,
+            "load_seconds": 0.4,
+            "num_loader_workers": 1,
+            "gatekeeper": {**NOT_BESIDE, "hang": {"minimum_seconds": 3.0, "factor": 0.1}},
+        },
+    ),
     "slow_evaluation": Scene([], {"epochs": 1, "eval_seconds": 1.5, "gatekeeper": {"hang": {"minimum_seconds": 1.0}}}),
 }
 
@@ -169,6 +199,9 @@ short, left_twice = map(scene, ("short", "left_twice"))
 memory_and_numbers, at_once, at_once_alone = map(scene, ("memory_and_numbers", "at_once", "at_once_alone"))
 same_step, poisoned, no_command_line = map(scene, ("same_step", "poisoned", "no_command_line"))
 slow_evaluation, short_of_memory = map(scene, ("slow_evaluation", "short_of_memory"))
+poisoned_at_once, two_runs, stock_saves = map(scene, ("poisoned_at_once", "two_runs", "stock_saves"))
+only_watched, done_and_failed = map(scene, ("only_watched", "done_and_failed"))
+hung_evaluation, slow_to_pass_over = map(scene, ("hung_evaluation", "slow_to_pass_over"))
 
 
 def history(record):
@@ -184,7 +217,7 @@ def history(record):
 
 def test_no_kind_of_fault_is_forgotten():
     known = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/faults.py"))["FAULTS"]
-    planted = {kind for scene in SCENES.values() for kind, _, _ in scene.plan}
+    planted = {fault[0] for scene in SCENES.values() for fault in scene.plan}
     assert planted | {"disk full"} == {*known, "NaN"}
 
 
@@ -396,7 +429,76 @@ def test_suspected_clips_are_left_out_where_that_is_wanted(poisoned):
     assert [epoch.samples for epoch in poisoned.record.train_epochs[1:]] == [10] * 4
 
 
+def test_suspected_clips_of_a_run_without_a_checkpoint_are_left_out_of_the_next(poisoned_at_once):
+    assert poisoned_at_once.exit_codes == [0]
+    first, second, third = poisoned_at_once.folders
+    for run in (first, second):
+        (crash,) = (event for event in read_run(run).events if isinstance(event, Crash))
+        assert (crash.step, crash.files) == (2, ["8.wav", "9.wav", "10.wav", "11.wav"])
+    record = read_run(third)
+    assert (third / "gatekeeper/exclude.txt").read_text().split() == crash.files
+    assert [epoch.samples for epoch in record.train_epochs] == [10] * 5
+    assert "4 clips are left out, by gatekeeper/exclude.txt" in record.start.warnings
+
+
+# Several runs in one command
+
+
+def test_of_two_runs_in_one_command_each_goes_on_with_its_own(two_runs):
+    assert two_runs.exit_codes == [0]
+    runs = {run.name.partition("-")[0]: read_run(run) for run in two_runs.folders}
+    assert len(two_runs.folders) == 2 and set(runs) == {"one", "two"}
+    crashes = {name: [e for e in record.events if isinstance(e, Crash)] for name, record in runs.items()}
+    assert [(crash.kind, crash.step) for crash in crashes["one"]] == [("killed", 7)]
+    assert [(crash.kind, crash.step) for crash in crashes["two"]] == [("segfault", 9), ("killed", 9), ("killed", 9)]
+    for record in runs.values():
+        assert record.end.how == "finished"
+        assert [e.step for e in record.evaluations] == [4, 8, 12]
+    # The one that was done is passed through: it begins at its end and trains no step more.
+    assert [e.step for e in runs["one"].events if isinstance(e, Start)] == [0, 6, 12, 12, 12]
+
+
+# Where the checkpoints are the Trainer's own
+
+
+@pytest.mark.parametrize("how", ["stock_saves", "only_watched"])
+def test_a_run_with_stock_checkpoints_comes_back_and_repeats_its_epoch(request, how):
+    scene = request.getfixturevalue(how)
+    assert scene.exit_codes == [0]
+    assert [(crash.kind, crash.step) for crash in scene.crashes] == [("killed", 7)]
+    assert scene.record.end.how == "finished"
+    assert [e.epoch for e in scene.record.evaluations] == [0, 1, 2, 3, 4]
+    first, second = (event for event in scene.record.events if isinstance(event, Start))
+    assert first.step == 0 and 0 < second.step <= 8
+
+
 # What is no crash, and what cannot be gone on with
+
+
+def test_what_fails_after_the_training_is_passed_on_and_nothing_is_trained_again(done_and_failed):
+    assert done_and_failed.exit_codes == [3]
+    assert done_and_failed.crashes == []
+    assert done_and_failed.record.end.how == "finished"
+    assert done_and_failed.said.count("TRAINED") == 1
+    assert "The command then ended with exit code 3." in done_and_failed.said
+
+
+def test_an_evaluation_that_hangs_is_ended_where_that_is_asked_for(hung_evaluation):
+    assert hung_evaluation.exit_codes == [1]
+    (crash,) = hung_evaluation.crashes
+    assert (crash.kind, crash.step, crash.files, crash.decision) == ("hang", 4, [], "stop")
+    assert hung_evaluation.evidence(crash)["doing"] == "evaluating"
+    (run,) = hung_evaluation.folders
+    (stacks,) = (run / "gatekeeper/crashes").glob("stacks-*.txt")
+    assert "in eval_step\n" in stacks.read_text()
+
+
+def test_batches_that_are_passed_over_slowly_are_not_taken_for_a_hang(slow_to_pass_over):
+    """Three of them take longer than a step may."""
+    assert slow_to_pass_over.exit_codes == [0]
+    assert [(crash.kind, crash.step) for crash in slow_to_pass_over.crashes] == [("killed", 3)]
+    first, second = (event for event in slow_to_pass_over.record.events if isinstance(event, Start))
+    assert (first.step, second.step) == (0, 3)
 
 
 def test_an_evaluation_that_takes_its_time_is_not_taken_for_a_hang(slow_evaluation):

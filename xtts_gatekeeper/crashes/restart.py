@@ -24,13 +24,15 @@ class Restart:
 
     `scratch` is a folder in which it says where its run is. `runs` are those that the command has trained so far and
     that can be gone on with, the latest last; none: a new one. `spare_memory`: save without a copy in host memory.
-    `eval_batch_size`: clips in a batch of an evaluation of the latest run.
+    `eval_batch_size`: clips in a batch of an evaluation of the latest run. `exclude`: clips that a new run leaves out;
+    one that goes on has a list of its own.
     """
 
     scratch: str
     runs: tuple[str, ...] = ()
     spare_memory: bool = False
     eval_batch_size: int | None = None
+    exclude: tuple[str, ...] = ()
 
     @staticmethod
     def asked(environ: Mapping[str, str] = os.environ) -> Restart | None:
@@ -44,7 +46,8 @@ class Restart:
             return None
         try:
             found = Restart(**json.loads(text))
-            return replace(found, runs=tuple(map(str, found.runs)), scratch=str(Path(found.scratch)))
+            names = {"runs": tuple(map(str, found.runs)), "exclude": tuple(map(str, found.exclude))}
+            return replace(found, scratch=str(Path(found.scratch)), **names)
         except (ValueError, TypeError):
             raise UserError(f"{VARIABLE} is set to {text!r}, which is not ours; unset it.") from None
 
