@@ -26,7 +26,7 @@ from xtts_gatekeeper.crashes.decide import Decision, Limits, decide
 from xtts_gatekeeper.crashes.evidence import stamp
 from xtts_gatekeeper.crashes.flight import read_flight
 from xtts_gatekeeper.crashes.judge import PEACEFUL, Attempt, judge, newest_in, record_in
-from xtts_gatekeeper.crashes.kinds import Facts, describe
+from xtts_gatekeeper.crashes.kinds import Facts, Kind, describe
 from xtts_gatekeeper.crashes.prepare import prepare
 from xtts_gatekeeper.crashes.restart import Restart, forget_reports, reports
 from xtts_gatekeeper.errors import UserError
@@ -172,9 +172,11 @@ class Supervisor:
         if last.kind in PEACEFUL and last.kind != "finished":
             self._say(f"{last.message} {decision.why}".strip())
         if _waits(record_in(run)):  # the record says that it is started again: no more
-            kind = last.kind if self._asked is None else "interrupted" if self._asked == signal.SIGINT else "terminated"
-            message = last.message if kind == last.kind else describe(kind, Facts(returncode=0, asked=self._asked))
-            _put_on_record(replace(last, kind=kind, message=message, decision="stop", why=decision.why), run)
+            if self._asked is not None and last.kind not in PEACEFUL:  # asked while it waited to start it again
+                kind: Kind = "interrupted" if self._asked == signal.SIGINT else "terminated"
+                message = describe(kind, Facts(returncode=0, asked=self._asked))
+                last = replace(last, kind=kind, message=message)
+            _put_on_record(replace(last, decision="stop", why=decision.why), run)
         attempt.output.close()
         code = decision.exit_code
         if last.kind in ("finished", "stopped") and attempt.code:  # what came after the training has failed

@@ -51,8 +51,8 @@ def prepare(
             with (run / FOLDER / EXCLUDED).open("a", encoding="utf-8") as file:
                 file.writelines(f"{name}\n" for name in decision.exclude)
         except OSError as error:
-            said = f"The clips cannot be written to gatekeeper/{EXCLUDED}: {error.strerror}."
-            return Decision("stop", said, 1), restart, []
+            why = f"The clips cannot be written to gatekeeper/{EXCLUDED}: {error.strerror}."
+            return Decision("stop", why, 1), restart, []
     flight = read_flight(run, attempt.report.pid) if run is not None and attempt.report else None
     if not (decision.smaller and goes_on and run is not None and flight is not None):
         return decision, restart, []  # a run that had not begun to train: another process has the memory

@@ -46,8 +46,8 @@ class Restart:
             return None
         try:
             found = Restart(**json.loads(text))
-            names = {"runs": tuple(map(str, found.runs)), "exclude": tuple(map(str, found.exclude))}
-            return replace(found, scratch=str(Path(found.scratch)), **names)
+            runs, exclude = tuple(map(str, found.runs)), tuple(map(str, found.exclude))
+            return replace(found, scratch=str(Path(found.scratch)), runs=runs, exclude=exclude)
         except (ValueError, TypeError):
             raise UserError(f"{VARIABLE} is set to {text!r}, which is not ours; unset it.") from None
 
