@@ -3,8 +3,8 @@
 `LINE` holds fields of the config as JSON, and beside them: `gatekeeper`, our section; `clips`, to give the Trainer
 samples; `poison`, a file at which every step crashes; `eval_fits`, clips that an evaluation has memory for;
 `eval_seconds`, `step_seconds` and `load_seconds`, how long a batch of an evaluation, a step and the loading of a clip
-take; `parse`, whether the Trainer parses the command line; `runs`, names of runs to train one after the other; `exit`,
-the code to end with after the training.
+take; `workers`, processes that load; `parse`, whether the Trainer parses the command line; `runs`, names of runs to
+train one after the other; `exit`, the code to end with after the training.
 """
 
 import json
@@ -22,7 +22,7 @@ from trainer import Trainer, TrainerArgs  # noqa: E402
 from xtts_gatekeeper import gatekeep  # noqa: E402
 from xtts_gatekeeper.config import GatekeeperConfig  # noqa: E402
 
-OF_THE_MODEL = ("poison", "eval_fits", "eval_seconds", "step_seconds", "load_seconds")
+OF_THE_MODEL = ("poison", "eval_fits", "eval_seconds", "step_seconds", "load_seconds", "workers")
 
 
 class Slow(list):
@@ -40,9 +40,11 @@ class Slow(list):
 class Told(Line):
     """Does what `LINE` says."""
 
-    def __init__(self, *, poison=None, eval_fits=BATCH, eval_seconds=0.0, step_seconds=0.0, load_seconds=0.0):
+    def __init__(
+        self, *, poison=None, eval_fits=BATCH, eval_seconds=0.0, step_seconds=0.0, load_seconds=0.0, workers=0
+    ):
         super().__init__()
-        self.poison, self.eval_fits = poison, eval_fits
+        self.poison, self.eval_fits, self.workers = poison, eval_fits, workers
         self.eval_seconds, self.step_seconds, self.load_seconds = eval_seconds, step_seconds, load_seconds
 
     def get_data_loader(self, config, *, is_eval=False, samples=None, verbose=True):
@@ -51,7 +53,7 @@ class Told(Line):
         if samples is not None:
             rows = [row for row in rows if row["file"] in {sample["audio_file"] for sample in samples}]
         size = config.eval_batch_size if is_eval else config.batch_size
-        rows, workers = (rows, 0) if is_eval else (Slow(rows, self.load_seconds), config.num_loader_workers)
+        rows, workers = (rows, 0) if is_eval else (Slow(rows, self.load_seconds), self.workers)
         return torch.utils.data.DataLoader(rows, batch_size=size, collate_fn=self.collate, num_workers=workers)
 
     def train_step(self, batch, criterion, optimizer_idx=None):
