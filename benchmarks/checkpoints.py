@@ -62,7 +62,8 @@ def make_config(work: Path, args: argparse.Namespace, kind: str):
 
     from xtts_gatekeeper.base import read_base
     from xtts_gatekeeper.config import GatekeeperConfig, GatekeptGPTTrainerConfig
-    from xtts_gatekeeper.data import load_ljspeech, stable_split
+    from xtts_gatekeeper.data import load_ljspeech
+    from xtts_gatekeeper.dataset.split import stable_split
 
     train, dev = stable_split(load_ljspeech(work / "speech"), eval_fraction=0.15)
     lengths = {"min_conditioning_length": 11025, "max_conditioning_length": 22050}  # the clips are short

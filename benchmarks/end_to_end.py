@@ -42,7 +42,8 @@ def child(kind: str, work: Path, epochs: int) -> None:
     from xtts_gatekeeper import gatekeep
     from xtts_gatekeeper.base import read_base
     from xtts_gatekeeper.config import GatekeeperConfig, GatekeptGPTTrainerConfig, PhaseConfig
-    from xtts_gatekeeper.data import load_ljspeech, stable_split
+    from xtts_gatekeeper.data import load_ljspeech
+    from xtts_gatekeeper.dataset.split import stable_split
 
     # isort: split
     from trainer import Trainer, TrainerArgs

@@ -31,7 +31,8 @@ from pathlib import Path
 import torch
 
 from xtts_gatekeeper import read_run
-from xtts_gatekeeper.data import load_ljspeech, stable_split
+from xtts_gatekeeper.data import load_ljspeech
+from xtts_gatekeeper.dataset.split import stable_split
 from xtts_gatekeeper.record import Start
 from xtts_gatekeeper.record.events import Crash
 from xtts_gatekeeper.record.run import RunRecord

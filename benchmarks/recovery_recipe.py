@@ -31,7 +31,8 @@ from xtts_gatekeeper.config import (  # noqa: E402
     HangConfig,
     PhaseConfig,
 )
-from xtts_gatekeeper.data import load_ljspeech, stable_split  # noqa: E402
+from xtts_gatekeeper.data import load_ljspeech  # noqa: E402
+from xtts_gatekeeper.dataset.split import stable_split  # noqa: E402
 
 STOCK = os.environ.get("STOCK") == "1"
 TIMES = Path(os.environ["TIMES"])

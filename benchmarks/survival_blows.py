@@ -128,7 +128,8 @@ def xtts_config(common: dict) -> tuple[TrainerConfig, dict]:
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTArgs, GPTTrainerConfig
 
     from xtts_gatekeeper.base import read_base
-    from xtts_gatekeeper.data import load_ljspeech, stable_split
+    from xtts_gatekeeper.data import load_ljspeech
+    from xtts_gatekeeper.dataset.split import stable_split
 
     train_samples, eval_samples = stable_split(load_ljspeech(assets() / "speech"), eval_fraction=0.35)
     config = GPTTrainerConfig(

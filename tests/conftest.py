@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ ROOT = Path(__file__).parent.parent
 
 # The stock stack sets torch to one thread on import; BLAS pools of the other libraries would only get in the way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What is known of audio files is shared by the processes of a session, and is nobody else's.
+_CACHE = tempfile.TemporaryDirectory(prefix="audio-cache-")
+os.environ["XTTS_GATEKEEPER_CACHE"] = str(Path(_CACHE.name) / "audio.sqlite")
 
 
 @pytest.fixture(scope="session")

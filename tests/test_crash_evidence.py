@@ -30,7 +30,7 @@ from xtts_gatekeeper.crashes.evidence import (
 )
 from xtts_gatekeeper.crashes.flight import Flight, FlightRecorder, flight_path, read_flight
 from xtts_gatekeeper.crashes.hang import hung
-from xtts_gatekeeper.data import leave_out, read_names
+from xtts_gatekeeper.dataset.selection import leave_out, read_names
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record import Journal, journal_path
 from xtts_gatekeeper.record.events import Crash
@@ -596,7 +596,7 @@ def ids(clips):
     ("name", "left_out"),
     [
         ("{root}/wavs/a.wav", ["a"]),
-        ("{root}/wavs/../wavs/a.wav", []),
+        ("{root}/wavs/../wavs/a.wav", ["a"]),
         ("wavs/a.wav", ["a"]),
         ("./wavs/a.wav", ["a"]),
         ("a.wav", ["a"]),

@@ -1,13 +1,9 @@
-import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
-from xtts_gatekeeper.data import LANGUAGES, clip_id, fingerprint, load_ljspeech, stable_split, write_metadata
+from xtts_gatekeeper.data import LANGUAGES, load_ljspeech, write_metadata
 from xtts_gatekeeper.errors import UserError
 
 soundfile = pytest.importorskip("soundfile", reason="soundfile comes with the train extra")
@@ -196,116 +192,6 @@ def test_nearest_language_is_proposed(tmp_path, language, nearest):
 def test_languages_are_those_of_xtts():
     config = pytest.importorskip("TTS.tts.configs.xtts_config", reason="coqui-tts is not installed")
     assert sorted(config.XttsConfig().languages) == sorted(LANGUAGES)
-
-
-def test_split_keeps_every_clip_once_and_in_order(clips):
-    train, held_out = stable_split(clips, 0.3)
-    assert [sample for sample in clips if sample in train] == train
-    assert [sample for sample in clips if sample in held_out] == held_out
-    assert len(train) + len(held_out) == len(clips)
-    assert train
-    assert held_out
-
-
-@settings(deadline=None)
-@given(st.data())
-def test_adding_or_removing_clips_never_moves_another(clips, data):
-    kept = data.draw(st.lists(st.sampled_from(clips), min_size=2, unique_by=lambda sample: sample["audio_file"]))
-    fraction = data.draw(st.floats(0.2, 0.8))
-    _, all_held_out = stable_split(clips, fraction)
-    held_out_names = {sample["audio_file"] for sample in all_held_out}
-    assume(0 < sum(sample["audio_file"] in held_out_names for sample in kept) < len(kept))
-    train, held_out = stable_split(kept, fraction)
-    assert {sample["audio_file"] for sample in held_out} == held_out_names & {sample["audio_file"] for sample in kept}
-    assert held_out_names.isdisjoint(sample["audio_file"] for sample in train)
-
-
-@settings(deadline=None)
-@given(st.floats(0.2, 0.8), st.floats(0.2, 0.8))
-def test_larger_fraction_only_adds_to_the_evaluation_set(clips, one, other):
-    _, fewer = stable_split(clips, min(one, other))
-    _, more = stable_split(clips, max(one, other))
-    assert all(sample in more for sample in fewer)
-
-
-def test_split_depends_on_text_and_audio_not_on_the_path(clips, tmp_path):
-    shutil.copytree(clips[0]["root_path"], tmp_path / "elsewhere")
-    moved = load_ljspeech(tmp_path / "elsewhere")
-    assert [[s["text"] for s in side] for side in stable_split(moved)] == [
-        [s["text"] for s in side] for side in stable_split(clips)
-    ]
-
-
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan"), float("inf")])
-def test_fraction_outside_zero_and_one_is_refused(clips, fraction):
-    with pytest.raises(UserError, match=r"eval_fraction is .* between 0 and 1"):
-        stable_split(clips, fraction)
-
-
-def test_split_of_fewer_than_two_clips_is_refused(clips):
-    for samples in (clips[:1], []):
-        with pytest.raises(UserError, match=rf"^{len(samples)} clip"):
-            stable_split(samples)
-
-
-def test_empty_side_of_a_split_is_refused_with_the_remedy(clips):
-    with pytest.raises(UserError, match=r"none of the 30 clips .*eval_fraction=1e-06.*add clips or use a larger"):
-        stable_split(clips, 1e-6)
-    with pytest.raises(UserError, match=r"all 30 clips .*eval_fraction=0\.999999.*add clips or use a smaller"):
-        stable_split(clips, 0.999999)
-
-
-@settings(deadline=None)
-@given(st.data())
-def test_fingerprint_is_that_of_the_set(clips, data):
-    chosen = data.draw(st.lists(st.sampled_from(clips), min_size=1, max_size=6))
-    shuffled = data.draw(st.permutations(chosen))
-    assert fingerprint(shuffled) == fingerprint(chosen)
-    assert fingerprint([*chosen, chosen[0]]) == fingerprint(chosen)
-    without = [sample for sample in chosen if sample != chosen[0]]
-    assert fingerprint(without) != fingerprint(chosen)
-
-
-def test_fingerprint_is_the_same_in_another_folder_and_ignores_other_keys(clips, tmp_path):
-    shutil.copytree(clips[0]["root_path"], tmp_path / "elsewhere")
-    moved = [{**sample, "speaker_name": "other"} for sample in load_ljspeech(tmp_path / "elsewhere")]
-    assert fingerprint(moved) == fingerprint(clips)
-    assert len(fingerprint(clips)) == 16
-    assert int(fingerprint(clips), 16) >= 0
-
-
-def test_text_language_and_each_byte_of_audio_change_the_id(clips, tmp_path):
-    sample = clips[0]
-    audio = bytearray(Path(sample["audio_file"]).read_bytes())
-    audio[-1] ^= 1
-    (tmp_path / "changed.wav").write_bytes(audio)
-    variants = [
-        sample,
-        {**sample, "text": sample["text"] + "!"},
-        {**sample, "language": "ru"},
-        {**sample, "audio_file": str(tmp_path / "changed.wav")},
-        {**sample, "audio_file": str(tmp_path / "missing.wav")},
-    ]
-    assert len({clip_id(variant) for variant in variants}) == len(variants)
-
-
-def test_missing_audio_counts_as_missing_wherever_it_was(clips):
-    gone = [{**sample, "audio_file": f"/nowhere/{number}.wav"} for number, sample in enumerate(clips)]
-    elsewhere = [{**sample, "audio_file": "/also/nowhere.wav"} for sample in clips]
-    assert fingerprint(gone) == fingerprint(elsewhere) != fingerprint(clips)
-
-
-def test_audio_of_many_blocks_is_read_to_its_end(clips, tmp_path):
-    sample = {**clips[0], "audio_file": str(tmp_path / "long.raw")}
-    ids = set()
-    for end in (b"a", b"b"):
-        (tmp_path / "long.raw").write_bytes(bytes(3 * (1 << 20)) + end)
-        ids.add(clip_id(sample))
-    assert len(ids) == 2
-
-
-def test_fingerprint_survives_a_journey_through_json(clips):
-    assert fingerprint(json.loads(json.dumps(clips))) == fingerprint(clips)
 
 
 @pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")

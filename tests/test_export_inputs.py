@@ -110,7 +110,7 @@ def noted(tmp_path):
                 "audio_file": str(recording(tmp_path / "clips" / f"{number}.wav", seconds)),
                 "text": f"text {number}",
                 "language": "en",
-                "speaker": speaker,
+                "speaker_name": speaker,
             }
             for number, (seconds, speaker) in enumerate(clips)
         ]

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from records import ended, saved, start, write_run
 
 from xtts_gatekeeper.crashes.restart import VARIABLE, Restart
 from xtts_gatekeeper.errors import UserError
-from xtts_gatekeeper.recipe import go_on, load_clips, newest_run
+from xtts_gatekeeper.recipe import go_on, load_clips, newest_run, parse_flags, recipe_parser
 from xtts_gatekeeper.record import journal_path
 from xtts_gatekeeper.record.events import Crash, End
 
@@ -189,13 +188,17 @@ def speech(tmp_path):
     return tmp_path
 
 
+def recipe_args(speech, *flags):
+    return parse_flags(recipe_parser("What it does.", 1e-6), ["--data", *map(str, (speech, *flags))])
+
+
 def clips(speech, names=None):
     """What `--exclude` of a list with these names leaves, as ids: those to train with and those to evaluate with."""
     exclude = None
     if names is not None:
         exclude = speech / "exclude.txt"
         exclude.write_text("\n".join(names))
-    sides = load_clips(Namespace(data=speech, language="en", exclude=exclude, eval_fraction=0.3))
+    sides = load_clips(recipe_args(speech, *(["--exclude", exclude] if exclude else []), "--eval-fraction", 0.3))
     return tuple([Path(clip["audio_file"]).stem for clip in side] for side in sides)
 
 
@@ -221,4 +224,47 @@ def test_a_list_that_leaves_nothing_is_one_sentence(speech):
 
 def test_a_list_that_is_not_there_is_one_sentence(speech):
     with pytest.raises(UserError, match="the list of clips to leave out cannot be read"):
-        load_clips(Namespace(data=speech, language="en", exclude=speech / "none.txt", eval_fraction=0.3))
+        load_clips(recipe_args(speech, "--exclude", speech / "none.txt"))
+
+
+# Held out
+
+
+def stems(samples):
+    return [Path(sample["audio_file"]).stem for sample in samples]
+
+
+def test_a_list_pins_the_clips_to_evaluate_with(speech, capsys):
+    (speech / "dev.txt").write_text("clip3\nclip7.wav\nclip99\n")
+    train, held_out = load_clips(recipe_args(speech, "--eval-list", speech / "dev.txt"))
+    assert stems(held_out) == ["clip3", "clip7"] and len(train) == 10
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"WARNING: {speech / 'dev.txt'} names clips that are not there: clip99"]
+
+
+def test_a_clip_that_is_left_out_is_not_evaluated_with_either(speech):
+    (speech / "dev.txt").write_text("clip3\nclip7\n")
+    (speech / "bad.txt").write_text("clip7\n")
+    flags = ("--eval-list", speech / "dev.txt", "--exclude", speech / "bad.txt")
+    train, held_out = load_clips(recipe_args(speech, *flags))
+    assert stems(held_out) == ["clip3"] and "clip7" not in stems(train)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--eval-clips", "9", "--eval-fraction", "0.2"], "9 clips are needed; add clips or use eval_fraction="),
+        (["--eval-seconds", "0.6", "--eval-fraction", "0.2"], "2 clips and 0.6 s are needed; add clips or use"),
+        (["--eval-seconds", "60"], "2 clips and 60 s are needed; add clips"),
+    ],
+)
+def test_a_floor_of_the_eval_set_that_is_not_met_is_one_sentence(speech, flags, said):
+    with pytest.raises(UserError) as refused:
+        load_clips(recipe_args(speech, *flags))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("flag", ["--eval-clips 0", "--eval-seconds -1", "--eval-seconds nan"])
+def test_a_floor_that_makes_no_sense_is_refused(speech, flag):
+    with pytest.raises(UserError, match=flag.replace(" ", " is ")):
+        recipe_args(speech, *flag.split())

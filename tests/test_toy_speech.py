@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from xtts_gatekeeper.data import LANGUAGES, load_ljspeech, stable_split
+from xtts_gatekeeper.data import LANGUAGES, load_ljspeech
+from xtts_gatekeeper.dataset.split import stable_split
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.toy.sentences import SENTENCES
 from xtts_gatekeeper.toy.speech import make_speech_set

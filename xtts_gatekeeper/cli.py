@@ -10,6 +10,7 @@ import io
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -98,8 +99,9 @@ def gate(
 @_RUN
 @_POLICY
 @_WHICH
+@click.option("--clips", is_flag=True, help="Which clips were drawn how often, and which of them do not learn.")
 @_JSON
-def status(run: Path, policy: str | None, which: str | None, as_json: bool) -> None:
+def status(run: Path, policy: str | None, which: str | None, clips: bool, as_json: bool) -> None:
     """Print the checklist's tracking table of RUN, its phases and what each gained, best, verdict and disk use.
 
     RUN is anything that `gate` takes.
@@ -108,11 +110,74 @@ def status(run: Path, policy: str | None, which: str | None, as_json: bool) -> N
     from xtts_gatekeeper.report.table import status as collect
 
     opened = offline.open_run(run, policy, which)
-    document = collect(opened.source.folder or opened.path, opened.record, opened.policy)
+    folder = opened.source.folder or opened.path
+    document = collect(folder, opened.record, opened.policy)
+    if clips:
+        from xtts_gatekeeper.dataset.coverage import coverage_of
+
+        document["coverage"] = coverage_of(folder).to_dict()
     if as_json:
         _print_json(document)
     else:
         _print("print_status", document)
+
+
+@cli.command()
+@click.argument("path", metavar="METADATA|DIR|RUN", type=click.Path(path_type=Path))
+@click.option("--language", metavar="CODE", help="Language of all clips. Default: what the metadata or the run says.")
+@click.option(
+    "--formatter", metavar="NAME", help="ljspeech, coqui or another of Coqui's readers. Default: by the content."
+)
+@click.option(
+    "--vocab",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="XTTS's vocab.json, or its folder. Default: the run's, else the one that Coqui has downloaded.",
+)
+@click.option(
+    "--max-wav-length",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Longest clip in samples. Default: the run's, else 255995.",
+)
+@click.option(
+    "--max-text-length",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Longest text in tokens. Default: the run's, else 200.",
+)
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write a page with histograms and the worst clips to hear.",
+)
+@click.option(
+    "--exclude-list",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the clips to leave out, for a recipe's --exclude.",
+)
+@click.option(
+    "--faults",
+    default="unusable,hard",
+    show_default=True,
+    metavar="LIST",
+    help="Which severities put a clip on that list: unusable, hard, soft, note.",
+)
+@click.option("--show", default=20, show_default=True, metavar="N", type=click.IntRange(0), help="Faults to print.")
+@click.option("--verify", is_flag=True, help="Read every file again, whatever its size and time of change say.")
+@_JSON
+@click.pass_context
+def audit(context: click.Context, /, path: Path, **options: Any) -> None:
+    """Say which clips XTTS does not use and why, what is wrong with the others, and how often each is drawn.
+
+    It takes a metadata file, a folder with one, or a run. Exit code 1: a clip is unusable or surely wrong. Needs the
+    `audit` extra, or `train`.
+    """
+    from xtts_gatekeeper.dataset.verb import run_audit
+
+    context.exit(run_audit(path, **options))
 
 
 @cli.command()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ActionsConfig",
     "CheckpointsConfig",
+    "DatasetConfig",
     "GatekeeperConfig",
     "GatekeptGPTTrainerConfig",
     "GradientsConfig",
@@ -31,6 +32,9 @@ __all__ = [
     "OutOfMemoryConfig",
     "PhaseConfig",
 ]
+
+#: What may be done about eval clips that are trained on.
+LEAK_ANSWERS = ("warn", "exclude", "refuse")
 
 
 class Section(Coqpit):
@@ -222,6 +226,31 @@ class HangConfig(Section):
 
 
 @dataclass
+class DatasetConfig(Section):
+    """What is looked at in the data, and what follows from it."""
+
+    audit: bool = field(
+        default=True,
+        metadata={"help": "Look at every clip before training: which of them XTTS cannot use, and which look wrong."},
+    )
+    leaks: str = field(
+        default="warn",
+        metadata={
+            "help": "Eval clips that are trained on, or were before: warn, exclude (evaluate without them) or refuse."
+        },
+    )
+
+    def check(self) -> None:
+        """Check the section.
+
+        Raises:
+            UserError: no such answer to a leak.
+        """
+        if self.leaks not in LEAK_ANSWERS:
+            raise UserError(f"dataset.leaks is {self.leaks!r}, {nearest(self.leaks, LEAK_ANSWERS)}")
+
+
+@dataclass
 class CheckpointsConfig(Section):
     """Which files are kept, and who writes them."""
 
@@ -312,6 +341,7 @@ class GatekeeperConfig(Section):
     out_of_memory: OutOfMemoryConfig = field(default_factory=OutOfMemoryConfig)
     hang: HangConfig = field(default_factory=HangConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
 
     def check(self) -> None:
         """Check the section as a whole.
@@ -326,6 +356,7 @@ class GatekeeperConfig(Section):
         self.out_of_memory.check()
         self.hang.check()
         self.checkpoints.check()
+        self.dataset.check()
         if self.lr_mismatch not in ("error", "warn"):
             raise UserError(f"lr_mismatch is {self.lr_mismatch!r}; give error or warn.")
         if self.watch_only and self.checkpoints.remote:

@@ -1,13 +1,10 @@
-"""Speech data as the stock Trainer wants it: reading, splitting and recognising sets of clips."""
+"""Speech data in LJSpeech layout, as the stock Trainer wants it."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +16,6 @@ LANGUAGES = ("en", "es", "fr", "de", "it", "pt", "pl", "tr", "ru", "nl", "cs", "
 METADATA = "metadata.csv"
 
 _SPEAKER = "ljspeech"
-_BLOCK_BYTES = 1 << 20
 # Programs that write WAV into a pipe cannot know its length, and put the largest number they dare into the header.
 _UNKNOWN_LENGTH_BYTES = 0x7FFF_0000
 
@@ -66,90 +62,6 @@ def write_metadata(folder: Path, texts: Mapping[str, str]) -> None:
 def metadata_text(texts: Mapping[str, str]) -> str:
     """Return the content of a `metadata.csv` for clips `{id: text}`, three columns a line as stock Coqui wants it."""
     return "".join(f"{clip}|{text}|{text}\n" for clip, text in texts.items())
-
-
-def stable_split(
-    samples: Sequence[dict[str, Any]], eval_fraction: float = 0.15
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Split samples into (train, eval), each in the order given.
-
-    Every clip is placed by its own content alone, so adding or removing one never moves another, and a larger
-    fraction only moves clips from train to eval. The share of eval clips is therefore close to `eval_fraction`
-    (between 0 and 1), not exact.
-
-    Raises `UserError` for fewer than two samples, a fraction outside (0, 1), or when one side stays empty.
-    """
-    if not 0 < eval_fraction < 1:
-        raise UserError(f"eval_fraction is {eval_fraction}; it must lie between 0 and 1, for instance 0.15")
-    if len(samples) < 2:
-        raise UserError(f"{len(samples)} clip(s) cannot be split into training and evaluation; give at least two")
-    train: list[dict[str, Any]] = []
-    held_out: list[dict[str, Any]] = []
-    for sample in samples:
-        (held_out if _place(clip_id(sample)) < eval_fraction else train).append(sample)
-    if not held_out:
-        raise UserError(
-            f"none of the {len(samples)} clips fell into the evaluation set at eval_fraction={eval_fraction}; "
-            "add clips or use a larger fraction"
-        )
-    if not train:
-        raise UserError(
-            f"all {len(samples)} clips fell into the evaluation set at eval_fraction={eval_fraction}; "
-            "add clips or use a smaller fraction"
-        )
-    return train, held_out
-
-
-def leave_out(samples: Sequence[dict[str, Any]], names: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Leave out the clips that `names` name, each by its path, the name of its file, its id, or as its batches name it.
-
-    Returns:
-        The clips that stay, in order, and the names that none of them has.
-    """
-    paths = {name: _normal(name) for name in names}
-    used: set[str] = set()
-    kept = []
-    for sample in samples:
-        audio = str(sample["audio_file"])
-        unique = str(sample.get("audio_unique_name", audio))
-        own = {_normal(audio), Path(audio).name, Path(audio).stem, unique, unique.partition("#wavs/")[2] or unique}
-        hits = {name for name, path in paths.items() if path in own or name in own}
-        used |= hits
-        if not hits:
-            kept.append(sample)
-    return kept, [name for name in paths if name not in used]
-
-
-def read_names(file: Path) -> list[str]:
-    """The names in a list of clips to leave out, one a line; blank lines and those that begin with # count for nothing.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"the list of clips to leave out cannot be read: {file}: {error}.") from None
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-
-
-def _normal(path: str) -> str:
-    return os.path.normcase(Path(path).absolute())
-
-
-def fingerprint(samples: Iterable[Mapping[str, Any]]) -> str:
-    """Return 16 hex digits that name the set of clips: the same for any order, folder and machine.
-
-    A clip whose audio cannot be read counts as one without audio.
-    """
-    clips = sorted({clip_id(sample) for sample in samples})
-    return hashlib.blake2b("\n".join(clips).encode(), digest_size=8).hexdigest()
-
-
-def clip_id(sample: Mapping[str, Any]) -> str:
-    """Return 32 hex digits that depend on the text, the language and the bytes of the audio, and on nothing else."""
-    content = json.dumps([sample["text"], sample.get("language"), _audio_digest(sample["audio_file"])])
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def require_language(language: str) -> None:
@@ -229,18 +141,3 @@ def _is_cut_off(head: bytes, size_bytes: int) -> bool:
     promised_bytes = int.from_bytes(head[4:8], "little") + 8
     # One byte of padding after an odd number of samples is often counted and not written.
     return size_bytes + 1 < promised_bytes < _UNKNOWN_LENGTH_BYTES
-
-
-def _place(clip: str) -> float:
-    return int(clip[:13], 16) / 16**13
-
-
-def _audio_digest(path: str) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with Path(path).open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-    except OSError:
-        return "missing"
-    return digest.hexdigest()

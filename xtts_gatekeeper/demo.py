@@ -14,7 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from xtts_gatekeeper.data import load_ljspeech, stable_split
+from xtts_gatekeeper.data import load_ljspeech
+from xtts_gatekeeper.dataset.split import stable_split
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record.sources import read_run
 

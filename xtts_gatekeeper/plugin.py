@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -21,22 +20,32 @@ from xtts_gatekeeper.checkpoints.setup import make_keeper, make_mirror
 from xtts_gatekeeper.crashes.evidence import has_evidence
 from xtts_gatekeeper.crashes.restart import Restart
 from xtts_gatekeeper.dashboard import Dashboard
+from xtts_gatekeeper.dataset.guard import look_at_data
+from xtts_gatekeeper.dataset.leaks import carry
+from xtts_gatekeeper.dataset.roster import Roster
 from xtts_gatekeeper.errors import UserError, refuse, refusing
-from xtts_gatekeeper.gates import Policy, Verdict, evaluate, load_policy
+from xtts_gatekeeper.evaluating import Evaluating
+from xtts_gatekeeper.gates import Policy, load_policy
 from xtts_gatekeeper.leaving import Leaving
-from xtts_gatekeeper.monitors.baseline import baseline, set_fingerprint, usable_eval_samples
-from xtts_gatekeeper.monitors.batch import batch_size
-from xtts_gatekeeper.monitors.losses import LossMeter
+from xtts_gatekeeper.monitors.baseline import baseline, usable_eval_samples
 from xtts_gatekeeper.phases.actor import PhaseActor, check_plan, find_progress, plan_position
 from xtts_gatekeeper.phases.check import RateCheck
 from xtts_gatekeeper.phases.plan import PhasePlan
 from xtts_gatekeeper.phases.schedule import ConfigSchedule
-from xtts_gatekeeper.record import Evaluation, Journal, RunRecord, VerdictEvent
+from xtts_gatekeeper.record import Journal, RunRecord
 from xtts_gatekeeper.record.journal import FOLDER, journal_path
 from xtts_gatekeeper.recorder import Recorder
 from xtts_gatekeeper.resume_point import ResumePoint, ResumePoints
 from xtts_gatekeeper.settings import check_trainer_paths, has_flag, section_in_effect
-from xtts_gatekeeper.starting import begin_again, check_device, keep_settings, leave_clips_out, settle_section
+from xtts_gatekeeper.starting import (
+    audit_clips,
+    begin_again,
+    check_device,
+    keep_settings,
+    leave_clips_out,
+    settle_leaks,
+    settle_section,
+)
 from xtts_gatekeeper.trainer_port import TrainerPort
 from xtts_gatekeeper.watch import Watch
 
@@ -108,9 +117,7 @@ class Gatekeeper:
         self.black_box: BlackBox | None = None
         self._from_config = from_config
         self._warnings: list[str] = []
-        self._verdict: Verdict | None = None
         self.active = False
-        self._objective_missed = False
         self.phases: PhaseActor | None = None
         self.schedule: ConfigSchedule | None = None
         self.points: ResumePoints | None = None
@@ -164,18 +171,22 @@ class Gatekeeper:
         try:
             if self.restart is not None:
                 begin_again(self.restart, self._goes_on_with, port, self.section)
-            if port.resumed_from is None or "://" in port.resumed_from:
-                return
-            if port.continued and not self.section.watch_only:
-                if not trainer_port.is_distributed():  # the processes of one run have its log open
-                    lock.refuse_if_written(port.run_folder)
-                if port.is_main:
-                    port.resume_from(resumable_or_refuse(port.run_folder))
-            else:
-                resume_file(Path(port.resumed_from))
+            if port.resumed_from is not None and "://" not in port.resumed_from:
+                self._settle_checkpoint(port, port.resumed_from)
+            if not self.section.watch_only:
+                self._warnings += settle_leaks(port, self.section.dataset.leaks)
         except UserError as error:
             trainer_port.discard_run_folder(port)
             raise refuse(error) from None
+
+    def _settle_checkpoint(self, port: TrainerPort, checkpoint: str) -> None:
+        if port.continued and not self.section.watch_only:
+            if not trainer_port.is_distributed():  # the processes of one run have its log open
+                lock.refuse_if_written(port.run_folder)
+            if port.is_main:
+                port.resume_from(resumable_or_refuse(port.run_folder))
+        else:
+            resume_file(Path(checkpoint))
 
     def on_init_end(self, trainer: Any) -> None:
         """Check what could only be known now, write the baseline, hook in."""
@@ -194,6 +205,13 @@ class Gatekeeper:
         self.policy: Policy = load_policy(section.policy, own)
         warnings += self.policy.check_plan(port.config.epochs)
         eval_samples = usable_eval_samples(port)
+        self.roster = Roster(port.run_folder)
+        self.data = data = look_at_data(port, eval_samples, self.roster)
+        warnings += data.warnings
+        looked = None
+        if section.dataset.audit and port.is_main:
+            looked, said = audit_clips(port)
+            warnings += said
         plan = PhasePlan.of(section.phases or [])
         journal_file = journal_path(port.run_folder)
         before = RunRecord(
@@ -216,7 +234,6 @@ class Gatekeeper:
             lock.hold(port.run_folder)
         self.recorder = Recorder(port, self.policy.names)
         self.dashboard = Dashboard(port)
-        self.eval_set = set_fingerprint(eval_samples)
         if plan.phases and acting:
             self.phases = PhaseActor(plan, port, self.recorder, self.policy.objective, progress)
         self.keeper = mirror = None
@@ -231,7 +248,9 @@ class Gatekeeper:
                 after_change=mirror.request if mirror is not None else lambda: None,
             )
             self.keeper.carry = self._carried
-        self.watch = Watch(port, self.recorder, self.named, section, before)
+            self.keeper.train_set = data.train_set
+        self.watch = Watch(port, self.recorder, self.named, section, before, self.roster)
+        self.evaluating = Evaluating(port, self.recorder, self.dashboard, self.watch, self.policy, self.named, data)
         if port.is_main:
             leave = acting and (section.hang.end_process or self.restart is not None)
             flush = self.watch.steps.flush
@@ -256,12 +275,14 @@ class Gatekeeper:
             if self.schedule is not None:
                 warnings += self.schedule.unknown
             phase_lr = self.phases.lr_at_start() if self.phases is not None else None
-            start = baseline(port, self.policy, eval_samples, self.eval_set, phase_lr, warnings)
+            start = baseline(port, self.policy, data, phase_lr, warnings)
             if point is not None:
                 start = replace(start, told=point.told, epoch_batches=point.batches if point.next == "batch" else None)
             for warning in start.warnings:
                 port.log(f"WARNING: {warning}")
             self.recorder.record(start)
+            if looked is not None:
+                self.recorder.record(looked)
         if self.keeper is not None:
             self.keeper.prune()
         if self.phases is not None:
@@ -270,6 +291,8 @@ class Gatekeeper:
             refuse_first = acting and section.lr_mismatch == "error"
             self.schedule.install(RateCheck(port, self.recorder.record, refuse=refuse_first, correct=False))
         self._install()
+        if self.restart is not None:
+            self.restart.end_soon()
         if self.restart is not None and port.is_main:
             self.restart.report(port.run_folder, newest_state(port.run_folder, before) if port.continued else None)
 
@@ -289,7 +312,7 @@ class Gatekeeper:
     def _carried(self, epoch: int) -> dict[str, Any]:
         """What a checkpoint holds beside what the Trainer puts in."""
         phases = self.phases.carried(epoch) if self.phases is not None else {}
-        return {**phases, **(self.points.carried() if self.points is not None else {})}
+        return {**phases, **(self.points.carried() if self.points is not None else {}), **carry(self.roster.digests)}
 
     # Training
 
@@ -303,6 +326,9 @@ class Gatekeeper:
         if not self.active:
             return
         self.leaving.in_training = True
+        if self.port.is_main:
+            with self.recorder.softly("clips"):
+                self.roster.enter(self.data.heard)
         self.port.step_in_epoch = 0
         self.watch.begin_epoch()
         if self.points is not None:
@@ -345,7 +371,7 @@ class Gatekeeper:
         self.watch.forget_losses()
         if self.points is not None:
             self.points.renew()
-        self._verdict = None
+        self.evaluating.verdict = None
 
     def on_train_epoch_end(self, trainer: Any) -> None:
         """Record the epoch."""
@@ -366,41 +392,17 @@ class Gatekeeper:
     # Evaluation
 
     def _around_eval_step(self, stock: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
-        size = batch_size(batch)
-        outputs, losses = stock(batch, *args, **kwargs)
-        with self.recorder.softly("eval_losses"):
-            self._eval_meter.add(losses, size)
+        result = self.evaluating.around_step(stock, batch, *args, **kwargs)
         self.leaving.if_asked()
-        return outputs, losses
+        return result
 
     def _around_eval_epoch(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._eval_meter = meter = LossMeter()
         if self.points is not None:
             self.points.evaluation_begins()
-        began = time.perf_counter()
-        result = stock(*args, **kwargs)
-        with self.recorder.softly("evaluation"):
-            metrics = meter.means("eval", self.named)
-            self.recorder.record(
-                Evaluation(
-                    step=self.port.step,
-                    epoch=self.port.epoch,
-                    metrics=metrics,
-                    batches=meter.batches,
-                    samples=meter.samples,
-                    skipped_batches=meter.skipped_batches,
-                    nonfinite_batches=meter.nonfinite_batches,
-                    mid_epoch=self.leaving.in_training,
-                    eval_set=self.eval_set,
-                    seconds=round(time.perf_counter() - began, 3),
-                    stock=self.watch.stock_means("eval"),
-                    gap=self.watch.gap(metrics),
-                )
-            )
-            self._miss_objective()
-            self._judge()
-            if self._verdict is not None:
-                self.actions.on_evaluation(self._verdict)
+        result = self.evaluating.around_epoch(lambda: stock(*args, **kwargs), mid_epoch=self.leaving.in_training)
+        if self.evaluating.verdict is not None:
+            with self.recorder.softly("evaluation"):
+                self.actions.on_evaluation(self.evaluating.verdict)
         if self.leaving.in_training:
             if self.points is not None:
                 self.points.evaluated_in_epoch()
@@ -408,41 +410,6 @@ class Gatekeeper:
             self._act()
             self.watch.throughput.waits_from_now()
         return result
-
-    def _miss_objective(self) -> None:
-        """Say once that the model does not log what the policy judges by: no gate can decide then."""
-        record = self.recorder.seen()
-        metrics = record.evaluations[-1].metrics
-        if record.resolve(self.policy.objective) or not metrics or self._objective_missed:
-            return
-        self._objective_missed = True
-        message = (
-            f"the model logs no {self.policy.objective} but {', '.join(metrics)}: give a policy with another "
-            "objective, or gatekeeper.metrics; until then there is no verdict and the best is the Trainer's target loss"
-        )
-        self.recorder.incident("no_objective", message)
-
-    def _judge(self) -> None:
-        self._verdict = verdict = evaluate(self.recorder.seen(), self.policy)
-        self.recorder.record(
-            VerdictEvent(
-                step=self.port.step,
-                epoch=self.port.epoch,
-                verdict=verdict.verdict,
-                reasons=[reason for reason in verdict.to_dict()["reasons"] if reason["status"] == "failed"],
-                gates=verdict.gates,
-                policy_hash=verdict.policy_hash,
-            )
-        )
-        gates = f" at {' and '.join(verdict.gates)}" if verdict.gates else ""
-        self.port.log(f"verdict{gates}: {verdict.verdict}")
-        for reason in verdict.reasons:
-            if reason.status == "failed":
-                self.port.log(f"  {'note' if reason.outcome == 'continue' else reason.outcome}: {reason.message}")
-        for step in verdict.next_steps:
-            self.port.log(f"  next: {step.message}")
-        if self.recorder.journal is not None:
-            self.dashboard.verdict(self.recorder.seen().evaluations[-1], verdict)
 
     def on_epoch_end(self, trainer: Any) -> None:
         """Act on the verdict on this epoch's evaluation."""
@@ -475,12 +442,14 @@ class Gatekeeper:
                 self.keeper.save_best()
 
     def _saving(self) -> contextlib.AbstractContextManager[None]:
+        with self.recorder.softly("step_log"):
+            self.watch.steps.flush()  # the log is no shorter than what a resume goes back to
         return contextlib.nullcontext() if self.black_box is None else self.black_box.during("saving")
 
     # Leaving
 
     def _act(self) -> None:
-        verdict, self._verdict = self._verdict, None
+        verdict, self.evaluating.verdict = self.evaluating.verdict, None
         if verdict is not None and not self.section.watch_only:
             with self.recorder.softly("action"), self._saving():
                 self.actions.on_verdict(verdict, self.leaving.next_epoch)

@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 
 from xtts_gatekeeper.checkpoints.resume import record_of
 from xtts_gatekeeper.crashes.restart import Restart
-from xtts_gatekeeper.data import leave_out, load_ljspeech, read_names, stable_split
+from xtts_gatekeeper.data import load_ljspeech
+from xtts_gatekeeper.dataset.selection import leave_out, read_names
+from xtts_gatekeeper.dataset.split import pinned_split, stable_split, without_evaluation
 from xtts_gatekeeper.errors import UserError, nearest
 from xtts_gatekeeper.record import journal_path
 from xtts_gatekeeper.settings import has_flag
@@ -53,6 +55,14 @@ def recipe_parser(description: str, lr: float | None, *, resumes: bool = True) -
     add("--batch-size", type=int, default=3, help="(default: %(default)s)")
     add("--grad-accum", type=int, default=1, help="batches an optimizer update (default: %(default)s)")
     add("--eval-fraction", type=float, default=0.15, help="share of clips held out, by content (default: %(default)s)")
+    add("--eval-clips", type=int, default=2, help="refuse to begin with fewer held out (default: %(default)s)")
+    add("--eval-seconds", type=float, default=0.0, help="or with fewer seconds of them (default: %(default)s)")
+    add(
+        "--eval-list",
+        type=Path,
+        metavar="FILE",
+        help="list of the clips to hold out, one path or id a line, or a .json",
+    )
     add("--save-step", type=int, default=500, help="steps between checkpoints (default: %(default)s)")
     add("--workers", type=int, default=0, help="data loader processes (default: %(default)s)")
     add("--policy", default="checklist", help="name or YAML file of the gate rules (default: %(default)s)")
@@ -76,9 +86,11 @@ def parse_flags(parser: argparse.ArgumentParser, argv: list[str] | None = None) 
             raise UserError(f"unknown flag {flag}, {nearest(flag, own | set(TRAINER_FLAGS))}")
     if rest and not rest[0].startswith("-"):
         raise UserError(f"{rest[0]!r} belongs to no flag; see --help.")
-    for name in ("epochs", "batch_size", "grad_accum", "save_step"):
+    for name in ("epochs", "batch_size", "grad_accum", "save_step", "eval_clips"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be 1 or more.")
+    if not args.eval_seconds >= 0:
+        raise UserError(f"--eval-seconds is {args.eval_seconds}; it must be 0 or more.")
     if args.workers < 0:
         raise UserError(f"--workers is {args.workers}; it must be 0 or more.")
     return args
@@ -92,13 +104,24 @@ def load_clips(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dic
     """
     samples = load_ljspeech(args.data, args.language)
     if args.exclude is not None:
-        names = read_names(args.exclude)
-        kept, unknown = leave_out(samples, names)
+        kept, unknown = leave_out(samples, read_names(args.exclude))
         print(f"{len(samples) - len(kept)} of {len(samples)} clips are left out", file=sys.stderr)
-        if unknown:
-            print(f"WARNING: {args.exclude} names clips that are not there: {', '.join(unknown)}", file=sys.stderr)
+        _warn_of(args.exclude, unknown)
         samples = kept
-    return stable_split(samples, args.eval_fraction)
+    if args.eval_list is not None:
+        train, held_out, unknown = pinned_split(samples, read_names(args.eval_list, "evaluate with"))
+        _warn_of(args.eval_list, unknown)
+    else:
+        floor = {"minimum_clips": args.eval_clips, "minimum_seconds": args.eval_seconds}
+        train, held_out = stable_split(samples, args.eval_fraction, **floor)
+    for sentence in without_evaluation(train, held_out):
+        print(f"WARNING: {sentence}", file=sys.stderr)
+    return train, held_out
+
+
+def _warn_of(file: Path, unknown: list[str]) -> None:
+    if unknown:
+        print(f"WARNING: {file} names clips that are not there: {', '.join(unknown)}", file=sys.stderr)
 
 
 def go_on(resume: str | None, output: Path, run_name: str) -> None:

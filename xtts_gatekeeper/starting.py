@@ -5,19 +5,29 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_gatekeeper.crashes.restart import EXCLUDED, Restart
-from xtts_gatekeeper.data import leave_out, read_names
+from xtts_gatekeeper.dataset.guard import look_at_data
+from xtts_gatekeeper.dataset.roster import Roster
+from xtts_gatekeeper.dataset.selection import leave_out, read_names
+from xtts_gatekeeper.dataset.start import look_at_clips
+from xtts_gatekeeper.dataset.tokens import encode
+from xtts_gatekeeper.dataset.usable import Limits
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.gates import Policy
 from xtts_gatekeeper.record import Start
+from xtts_gatekeeper.record.events import DataCheck
 from xtts_gatekeeper.record.journal import FOLDER
 from xtts_gatekeeper.trainer_port import TrainerPort
 
 if TYPE_CHECKING:
     from xtts_gatekeeper.config import GatekeeperConfig
+
+#: So many clips are named in a sentence.
+_NAMED = 3
 
 
 def leave_clips_out(port: TrainerPort, suspects: Sequence[str] = ()) -> list[str]:
@@ -46,6 +56,68 @@ def leave_clips_out(port: TrainerPort, suspects: Sequence[str] = ()) -> list[str
     port.train_samples = kept
     missing = f"; it names clips that are not there: {', '.join(unknown)}" if unknown else ""
     return [f"{len(samples) - len(kept)} clips are left out, by gatekeeper/{EXCLUDED}{missing}"]
+
+
+def settle_leaks(port: TrainerPort, answer: str) -> list[str]:
+    """Do what is to be done about eval clips that are trained on, or that the weights were trained on before.
+
+    Args:
+        port: the Trainer; what it is to resume from is settled.
+        answer: `warn`, for which nothing is done here, `exclude` or `refuse`.
+
+    Returns:
+        Sentences for the baseline.
+
+    Raises:
+        UserError: there are such clips and they are refused, or no other clip would be left to evaluate with.
+    """
+    samples = port.eval_samples
+    if answer == "warn" or samples is None:
+        return []
+    leaks = look_at_data(port, samples, Roster(port.run_folder)).leaks or ()
+    if not leaks:
+        return []
+    named = ", ".join(Path(name).name for name in leaks[:_NAMED]) + (", ..." if len(leaks) > _NAMED else "")
+    clips = f"{len(leaks)} of {len(samples)} eval clips are trained on, or were before: {named}"
+    if answer == "refuse":
+        raise UserError(f"{clips}; take them out of one of the two, or set gatekeeper.dataset.leaks to exclude.")
+    known = set(leaks)
+    kept = [sample for sample in samples if str(sample["audio_file"]) not in known]
+    if not kept:
+        raise UserError(f"{clips}; without them there is none left to evaluate with.")
+    port.eval_samples = kept
+    return [f"evaluations leave out {clips}"]
+
+
+def audit_clips(port: TrainerPort) -> tuple[DataCheck | None, list[str]]:
+    """Look at every clip that the Trainer was given; nothing where it was given none of Coqui's samples.
+
+    Returns:
+        An event for the record, and sentences for the baseline.
+    """
+    train, held_out = port.train_samples, port.eval_samples or []
+    if not train:
+        return None, []
+    tokenizer = port.tokenizer
+    try:
+        if tokenizer is None:
+            found = look_at_clips(train, held_out, None, None)
+        else:
+            found = look_at_clips(train, held_out, Limits.of_config(port.config.to_dict()), partial(encode, tokenizer))
+    except (KeyError, TypeError):
+        return None, []
+    except Exception as error:  # beside the training: what it finds is advice
+        return None, [f"the clips could not be looked at: {type(error).__name__}: {error}"]
+    event = DataCheck(
+        step=port.step,
+        epoch=port.epoch,
+        clips=found.clips,
+        seconds=found.seconds,
+        faults=found.faults,
+        unusable=found.unusable,
+        near=[list(pair) for pair in found.near],
+    )
+    return event, found.warnings
 
 
 def begin_again(restart: Restart, run: str, port: TrainerPort, section: GatekeeperConfig) -> None:

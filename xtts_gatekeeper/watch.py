@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from xtts_gatekeeper.dataset.roster import Roster
 from xtts_gatekeeper.monitors.batch import Batch, clips_that_are_no_numbers, describe
 from xtts_gatekeeper.monitors.gradients import GradientMonitor
 from xtts_gatekeeper.monitors.losses import LossMeter
@@ -48,6 +49,7 @@ class Watch:
         named: logged key -> (our name, weight of the loss).
         section: our settings.
         before: the record up to the start of this process.
+        roster: numbers the clips for the step log.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class Watch:
         named: Mapping[str, tuple[str, float]],
         section: GatekeeperConfig,
         before: RunRecord,
+        roster: Roster,
     ) -> None:
         self.port = port
         self.recorder = recorder
         self.named = named
+        self.roster = roster
         self.acting = not section.watch_only
         skip = self.acting and section.gradients.skip_nonfinite
         self.gradients = GradientMonitor(port, skip=skip, bad=self._bad_update, failed=self._gradients_failed)
@@ -201,6 +205,8 @@ class Watch:
         line: dict[str, Any] = {"step": self._step, "epoch": self.port.epoch, "lr": rate, **values}
         if updated:
             line["grad_norm"] = self.gradients.latest
+        if self._batch.files:
+            line["clips"] = self.roster.numbers(self._batch.files)
         self.steps.add(line)
         bad = [value for value in values.values() if not math.isfinite(value)]
         if bad:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from xtts_gatekeeper.data import load_ljspeech, stable_split
+from xtts_gatekeeper.data import load_ljspeech
+from xtts_gatekeeper.dataset.split import stable_split
 
 ROOT = Path(__file__).parents[2]
 

@@ -37,7 +37,7 @@ def run(tmp_path_factory, make_trainer, clips):
         audio, rate = soundfile.read(clip["audio_file"])
         path = spoken / f"{number}.wav"  # espeak's clips are short: each is said until it is long enough
         soundfile.write(path, np.tile(audio, 1 + int(3.0 * rate / len(audio))), rate)
-        noted.append({"audio_file": str(path), "text": clip["text"], "language": "en", "speaker": "espeak"})
+        noted.append({"audio_file": str(path), "text": clip["text"], "language": "en", "speaker_name": "espeak"})
     (folder / "gatekeeper" / "eval_clips.json").write_text(json.dumps(noted))
     return folder
 

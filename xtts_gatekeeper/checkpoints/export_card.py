@@ -20,7 +20,7 @@ from xtts_gatekeeper.report.table import COLUMNS, format_cell, tracking_rows
 if TYPE_CHECKING:
     from xtts_gatekeeper.checkpoints.export import Source
 
-#: A JSON list of the held-out clips of a gatekept run: `audio_file`, `text`, `language`, `speaker`.
+#: A JSON list of the held-out clips of a gatekept run: `audio_file`, `text`, `language`, `speaker_name`.
 EVAL_CLIPS = "eval_clips.json"
 _MOST_HELD_OUT = 3
 _HELD_OUT_SECONDS = (3.0, 12.0)
@@ -118,7 +118,7 @@ def _held_out(run: Path) -> list[Clip]:
     return [
         Clip(path, "", "held out of training", str(clip.get("text") or ""), str(clip.get("language") or ""))
         for _, path, clip in usable
-        if clip.get("speaker") == usable[0][2].get("speaker")
+        if clip.get("speaker_name") == usable[0][2].get("speaker_name")
     ][:_MOST_HELD_OUT]
 
 

@@ -187,6 +187,7 @@ class _Measurements:
         self._numbers = {number_in(file.path) for file in record.checkpoints} if record.source == "console" else None
         self._by_step: dict[tuple[int, int], _Measured] = {}
         self._stretch: dict[str, int] = {}
+        honest = any(not evaluation.leaked for evaluation in record.evaluations)
         stretch = 0
         latest: tuple[int, int] | None = None
         for event in record.events:
@@ -197,7 +198,8 @@ class _Measurements:
                 latest = None if event.nonfinite_batches else at
                 if latest is not None:
                     segment = event.eval_set if journal else segments.get(id(event), f"abandoned {stretch}")
-                    self._by_step[at] = _Measured({**self._before(at), **event.metrics}, segment)
+                    metrics = {} if event.leaked and honest else event.metrics
+                    self._by_step[at] = _Measured({**self._before(at), **metrics}, segment)
             elif isinstance(event, SampleScore) and id(event) in comparable:
                 before = self._by_step.get(at) or _Measured({}, None)
                 self._by_step[at] = replace(before, metrics={**before.metrics, **event.metrics})

@@ -98,6 +98,8 @@ class CheckpointKeeper:
         self.after_change = after_change or (lambda: None)
         #: What the phases put into each state beside what the Trainer does, for the epoch that it goes on with.
         self.carry: Callable[[int], Mapping[str, Any]] | None = None
+        #: The fingerprint of what is trained on.
+        self.train_set: str | None = None
         #: Whether somebody wants the training to end: then nothing waits for room on the disk.
         self.hurry: Callable[[], bool] = lambda: False
         self._writer = BackgroundWriter()
@@ -188,7 +190,9 @@ class CheckpointKeeper:
         metrics = self._metrics(evaluation.metrics, metric)
         now = Candidate("", evaluation.step, resumable=False, metrics=metrics, segment=evaluation.eval_set)
         files = self._files(record)
-        early = evaluation.step <= (self.port.config.save_best_after or 0)
+        # On clips that were trained on the model is no better than it was on others.
+        doubtful = evaluation.leaked and any(not one.leaked for one in record.evaluations)
+        early = doubtful or evaluation.step <= (self.port.config.save_best_after or 0)
         best = not early and self._wants(files, now, metric)
         pinned = replace(now, metrics={} if early else metrics, gates=_gates(record))
         if not best and not self._wants(files, pinned, metric):
@@ -336,6 +340,7 @@ class CheckpointKeeper:
                     value=file.value,
                     metric=file.metric,
                     eval_set=file.eval_set,
+                    train_set=self.train_set,
                     reason=reason,
                 )
             )

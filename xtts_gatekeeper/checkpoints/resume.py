@@ -39,7 +39,7 @@ Which = Literal["best", "latest"]
 QUARANTINE = "quarantine"
 
 #: Files that this process has read whole: (path, size, mtime, digest) -> what is wrong. A resume looks more than once.
-_verified: dict[tuple[str, int, int, str | None], str | None] = {}
+_verified: dict[tuple[str, int, int, str | None, bool], str | None] = {}
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ def choose(run: Path, which: Which = "latest") -> Choice:
     considered = [Considered(file.path, file.step, foreign[file.path]) for file in found if file.path in foreign]
     files = [file for file in found if file.path not in foreign]
     digests = {file.path: file.digest for file in record.files}
+    # What we write is looked through before, and the digest says that not a bit of it has changed since.
+    finite = {file.path for file in record.files if file.digest is not None and not file.reason}
     broken = []
     for path in left_out(run, record, {file.path for file in found}):
         said = problem(path, digests.get(path.name)) or "it is not the file that the journal lists under this name"
@@ -87,7 +89,7 @@ def choose(run: Path, which: Which = "latest") -> Choice:
         if damage(path) is not None:  # one that is whole, but another than the journal's, is not ours to move
             broken.append(path.name)
     for file, why in _wanted(run, files, which, record):
-        wrong = problem(run / file.path, digests.get(file.path))
+        wrong = problem(run / file.path, digests.get(file.path), finite=file.path in finite)
         considered.append(Considered(file.path, file.step, wrong))
         if wrong is None:
             passed = f"; passed over as broken: {', '.join(broken)}" if broken else ""
@@ -290,13 +292,16 @@ def newest_state(run: Path, record: RunRecord) -> int | None:
     return max(steps, default=None)
 
 
-def problem(path: Path, digest: str | None = None) -> str | None:
+def problem(path: Path, digest: str | None = None, *, finite: bool = False) -> str | None:
     """What is wrong with a file, as a fragment of a sentence; None when it is whole and its weights are finite.
 
-    `digest`: that of the file as it was written.
+    Args:
+        path: the file.
+        digest: that of the file as it was written.
+        finite: its numbers were looked at then.
     """
     stat = path.stat()
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, digest)
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, digest, finite)
     if key not in _verified:
-        _verified[key] = "; ".join(verify_file(path, digest, threads=2).problems) or None
+        _verified[key] = "; ".join(verify_file(path, digest, threads=2, numbers=not finite).problems) or None
     return _verified[key]

@@ -66,15 +66,18 @@ class _File:
     not_checked: Sequence[str] = ()
 
 
-def verify_file(path: Path, digest: str | None = None, threads: int | None = None) -> FileReport:
+def verify_file(
+    path: Path, digest: str | None = None, threads: int | None = None, *, numbers: bool = True
+) -> FileReport:
     """Check one file in every way there is; never raises for what the file holds.
 
     Args:
         path: the file.
         digest: that of the file as it was written; by default from the journal of the run that it lies in.
         threads: see `checkpoints.integrity.scan`; by default as many as there are cores, up to four.
+        numbers: whether to look for some that are not finite, for which torch has to load it.
     """
-    return _verify(_known([path], {}) if digest is None else _File([path], digest), threads)
+    return _verify(_known([path], {}) if digest is None else _File([path], digest), threads, numbers=numbers)
 
 
 def verify_paths(
@@ -191,7 +194,7 @@ def _journaled(run: Path) -> dict[str, str | None]:
     return {file.path: getattr(file, "digest", None) for file in read_run(run).files}
 
 
-def _verify(file: _File, threads: int | None) -> FileReport:
+def _verify(file: _File, threads: int | None, *, numbers: bool = True) -> FileReport:
     began = time.perf_counter()
     path = file.paths[0]
     problems: list[str] = []
@@ -203,6 +206,8 @@ def _verify(file: _File, threads: int | None) -> FileReport:
             problems += _name_problems(one.name, contents)
         if not contents.is_checkpoint:
             not_checked.append("its numbers: it is no checkpoint")
+        elif not numbers:
+            not_checked.append("its numbers, which were when it was written")
         elif whole:
             _check_numbers(path, contents, problems, not_checked)
         else:

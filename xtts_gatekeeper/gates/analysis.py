@@ -28,7 +28,7 @@ def analysis(record: RunRecord, objective: str, target: float | None = None) -> 
         if inside
     ]
     overall = _change(record, metric, "overall", measured) if measured else None
-    best = best_of(record.segments[-1].evaluations, metric) if record.segments else None
+    best = best_of(record.believed, metric)
     distance = best.metrics[metric] - target if best is not None and target is not None else None
     return {"objective": metric, "phases": phases, "overall": overall, "target": target, "distance": distance}
 

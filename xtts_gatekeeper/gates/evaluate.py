@@ -9,8 +9,9 @@ from typing import Any, Literal
 from xtts_gatekeeper.gates.next_steps import NextStep, next_steps
 from xtts_gatekeeper.gates.policy import Gate, Outcome, Policy, PolicyRule
 from xtts_gatekeeper.gates.projection import Projection, project
-from xtts_gatekeeper.gates.rules import Finding, Status
+from xtts_gatekeeper.gates.rules import Finding, Rule, Status
 from xtts_gatekeeper.gates.rules.base import too_early
+from xtts_gatekeeper.gates.rules.target import Target
 from xtts_gatekeeper.record import Checkpoint, Evaluation, RunRecord
 from xtts_gatekeeper.record.run import Note, best_of
 
@@ -39,7 +40,8 @@ class Verdict:
     """What to do, why, and what it was judged on.
 
     `gates` names the gates that came due at the judged evaluation. `best` and `latest` are dicts with `step`,
-    `epoch`, `epochs_done`, `value` (of the objective) and `checkpoint` (a file name, or None), over the latest segment.
+    `epoch`, `epochs_done`, `value` (of the objective) and `checkpoint` (a file name, or None), over the latest segment;
+    the best over the latest one whose values can be believed (`record.run.Segment`).
     `next_steps` is what a `tune` or `stop` asks for; `projection` the way to the policy's target, None without one;
     `model` the kind of model that the run's metrics show; `notes` what the reader of the source has to say.
     """
@@ -104,7 +106,8 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
 
     The worst outcome among the failed rules wins. Without a failure the verdict is `undecided` while the latest
     segment has fewer evaluations than the policy's minimum, or while a rule of a due gate has too few points, or while
-    a rule with `if_missing: undecided` has nothing to measure by.
+    a rule with `if_missing: undecided` has nothing to measure by. Where eval clips were trained on, their losses look
+    better than the model is: what fails all the same fails, and what passes for them is `undecided`.
 
     Args:
         record: the run so far; what happened after the judged evaluation is not looked at, except to name the files
@@ -137,7 +140,7 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
     else:
         verdict = "continue"
     reasons.sort(key=lambda reason: _rank(reason, verdict))
-    best = _point(record, files, best_of(comparable, objective), objective, "best")
+    best = _point(record, files, best_of(record.believed, objective), objective, "best")
     latest = _point(record, files, comparable[-1] if comparable else None, objective, "latest")
     target = policy.target_in(record)
     return Verdict(
@@ -155,6 +158,7 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
                 "first_step": segment.evaluations[0].step,
                 "last_step": segment.evaluations[-1].step,
                 "why": segment.why,
+                "leaked": segment.leaked,
             }
             for segment in record.segments
         ],
@@ -188,7 +192,21 @@ def _find(due: PolicyRule, record: RunRecord) -> Finding:
     finding = due.rule.check(record)
     if finding.status == "not_measured" and due.if_missing == "undecided":
         return Finding("too_early", finding.message, {**finding.evidence, "measured": False})
+    leaked = record.segments[-1].leaked if record.segments else 0
+    good_news = finding.status == ("failed" if isinstance(due.rule, Target) else "passed")
+    if leaked and good_news and _by_evaluations(due.rule, record):
+        clips = f"{leaked} of the eval clips were" if leaked > 1 else "one of the eval clips was"
+        message = f"{clips} trained on, so this is not believed: {finding.message}"
+        return Finding("too_early", message, {**finding.evidence, "leaked": leaked, "measured": False})
     return finding
+
+
+def _by_evaluations(rule: Rule, record: RunRecord) -> bool:
+    """Whether a rule, or one of those that it is made of, judges by what evaluations measured."""
+    if any(_by_evaluations(part, record) for part in getattr(rule, "rules", ())):
+        return True
+    metric = getattr(rule, "metric", None)
+    return metric is not None and (record.resolve(metric) or metric).startswith("eval.")
 
 
 def _find_at_gate(due: PolicyRule, record: RunRecord, policy: Policy) -> Finding:

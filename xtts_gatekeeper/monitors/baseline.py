@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from xtts_gatekeeper import privacy
-from xtts_gatekeeper.data import clip_id, fingerprint
+from xtts_gatekeeper.dataset.guard import Data
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.gates import Policy
 from xtts_gatekeeper.record import Start
@@ -16,8 +16,7 @@ from xtts_gatekeeper.trainer_port import TrainerPort
 def baseline(
     port: TrainerPort,
     policy: Policy,
-    eval_samples: list[Any] | None,
-    eval_set: str | None,
+    data: Data,
     phase_lr: float | None,
     warnings: list[str],
 ) -> Start:
@@ -26,12 +25,11 @@ def baseline(
     Args:
         port: the Trainer.
         policy: the rules in force.
-        eval_samples: the clips that the evaluations use; None when they are not known.
-        eval_set: their fingerprint.
+        data: what is trained on and evaluated on.
         phase_lr: the learning rate of the phase in effect; None without phases.
         warnings: sentences to begin with; more are added where something is not as it was asked for.
     """
-    config, train = port.config, port.train_samples
+    config = port.config
     in_effect = port.learning_rates
     requested = port.learning_rates_requested if phase_lr is None else [phase_lr] * len(port.optimizers)
     if not all(
@@ -45,7 +43,7 @@ def baseline(
         )
     if late := privacy.too_late():
         warnings.append(f"set too late to count: {', '.join(late)}; import xtts_gatekeeper before trainer and TTS")
-    if config.run_eval and eval_set is None:
+    if config.run_eval and data.eval_set is None:
         warnings.append("the model does not say which clips it evaluates on: a changed eval set would go unnoticed")
     if not config.run_eval:
         warnings.append("run_eval is false: no evaluations, so no verdict and no best model")
@@ -61,11 +59,12 @@ def baseline(
         batch_size=config.batch_size,
         grad_accum_steps=port.grad_accum_steps,
         epochs_planned=config.epochs,
-        train_clips=None if train is None else len(train),
-        train_set=set_fingerprint(train),
-        eval_clips=None if eval_samples is None else len(eval_samples),
-        eval_set=eval_set,
-        eval_clips_trained_on=clips_in_both(train, eval_samples),
+        train_clips=data.train_clips,
+        train_set=data.train_set,
+        eval_clips=data.eval_clips,
+        eval_set=data.eval_set,
+        eval_clips_trained_on=None if data.leaks is None else len(data.leaks),
+        leaked=list(data.leaks or ()),
         resumed_from=port.resumed_from,
         resume_mode="new" if not port.resumed_from else "continue" if port.continued else "restore",
         versions=port.versions,
@@ -97,27 +96,6 @@ def usable_eval_samples(port: TrainerPort) -> list[Any] | None:
     if samples is not None and not samples:
         raise empty
     return samples
-
-
-def set_fingerprint(samples: list[Any] | None) -> str | None:
-    """The fingerprint of a set of clips; None when it is not known, or its samples are none of Coqui's dicts."""
-    if samples is None:
-        return None
-    try:
-        return fingerprint(samples)
-    except (TypeError, KeyError):
-        return None
-
-
-def clips_in_both(train: list[Any] | None, eval_samples: list[Any] | None) -> int | None:
-    """How many eval clips are among the training clips, by text and audio; None when either set is not known."""
-    if train is None or eval_samples is None:
-        return None
-    try:
-        trained = {clip_id(sample) for sample in train}
-        return sum(clip_id(sample) in trained for sample in eval_samples)
-    except (TypeError, KeyError):
-        return None
 
 
 def _join(rates: list[float]) -> str:

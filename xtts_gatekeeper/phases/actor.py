@@ -144,7 +144,8 @@ class PhaseActor:
         loss = loss_of(record, self.objective, evaluation)
         if loss is not None:
             self.progress = replace(self.progress, patience=self.progress.patience.after(loss[1], evaluation.eval_set))
-        why = self.progress.ended(self.phase, verdict, None if loss is None else loss[1])
+        latest = None if loss is None else loss[1]
+        why = self.progress.ended(self.phase, verdict, latest, believed=not evaluation.leaked)
         return why if why and self.next_phase(why) else ""
 
     def next_phase(self, why: str) -> bool:

@@ -92,16 +92,19 @@ class Progress:
         """Whether `plan` has the phase that this progress is in, at the same place."""
         return 0 <= self.index < len(plan.phases) and plan.phases[self.index].name == self.name
 
-    def ended(self, phase: Phase, verdict: str | None = None, latest: float | None = None) -> str:
+    def ended(
+        self, phase: Phase, verdict: str | None = None, latest: float | None = None, *, believed: bool = True
+    ) -> str:
         """Why the evaluations end the phase, or an empty text.
 
         Args:
             phase: the phase it is in.
             verdict: what the gates made of the latest one, when that is about learning.
             latest: its value, with the sign that makes lower better; the best counts gains of 0.1 % and more alone.
+            believed: whether a value that reaches the target counts, as one on clips that were trained on does not.
         """
         reached = [value for value in (self.patience.best, latest) if value is not None and math.isfinite(value)]
-        if phase.until_target is not None and reached and min(reached) <= phase.until_target:
+        if believed and phase.until_target is not None and reached and min(reached) <= phase.until_target:
             return f"the target {phase.until_target:g} is reached"
         if phase.until_plateau is not None and self.patience.waited >= phase.until_plateau:
             return f"{self.patience.waited} evaluations without a better one"

@@ -55,6 +55,7 @@ class Start(Event):
     eval_clips: int | None = None
     eval_set: str | None = None
     eval_clips_trained_on: int | None = None
+    leaked: list[str] = field(default_factory=list)
     resumed_from: str | None = None
     resume_mode: str = "new"
     epoch_batches: int | None = None
@@ -180,13 +181,30 @@ class TrainEpoch(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataCheck(Event):
+    """The clips of a training were looked at before it began.
+
+    `seconds` of audio in `clips` clips; `faults` counts them by code, `unusable` names the clips that XTTS will not
+    use; `near` are pairs of an eval clip and the training clip of which it is a copy with other bytes.
+    """
+
+    type: ClassVar[str] = "data"
+    clips: int
+    seconds: float
+    faults: dict[str, int] = field(default_factory=dict)
+    unusable: list[str] = field(default_factory=list)
+    near: list[list[str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation(Event):
     """One pass over the eval set; in our journal sample-weighted means over all its finite batches.
 
     `eval_set` is the set's fingerprint, or another name by which a source tells one set from another, or None where it
-    tells nothing. `previous` is, by metric, what the Trainer itself compared with when it printed a difference.
-    `stock` are the means the Trainer itself printed, and `gap` is, by name without its side, how far the evaluation
-    lies above the training since the epoch began.
+    tells nothing; `leaked` of its clips were trained on, by this run or by one that it grew out of, and such a set is
+    another one than before. `train_set` is the fingerprint of what is trained on. `previous` is, by metric, what the
+    Trainer itself compared with when it printed a difference. `stock` are the means the Trainer itself printed, and
+    `gap` is, by name without its side, how far the evaluation lies above the training since the epoch began.
     """
 
     type: ClassVar[str] = "evaluation"
@@ -197,6 +215,8 @@ class Evaluation(Event):
     nonfinite_batches: int = 0
     mid_epoch: bool = False
     eval_set: str | None = None
+    leaked: int = 0
+    train_set: str | None = None
     seconds: float | None = None
     previous: dict[str, float] = field(default_factory=dict)
     stock: dict[str, float] = field(default_factory=dict)
@@ -223,8 +243,9 @@ class Checkpoint(Event):
     `intact` is None where nobody has looked. `step` counts the micro-batches that the weights hold, which is one more
     than the number in the name where the Trainer saved inside a step. A best file has the `value` of a `metric` and the
     fingerprint of the eval set it was measured on. `bytes` and `mtime_ns` tell whether a file of that name is still the
-    one that was written, `digest` (`checkpoints.integrity`) whether its content is. `seconds` is the time from the
-    request to the end of the writing, `blocked_seconds` the part of it in which training waited.
+    one that was written, `digest` (`checkpoints.integrity`) whether its content is; `train_set` is the fingerprint of
+    what is trained on. `seconds` is the time from the request to the end of the writing, `blocked_seconds` the part of
+    it in which training waited.
     """
 
     type: ClassVar[str] = "checkpoint"
@@ -240,6 +261,7 @@ class Checkpoint(Event):
     reason: str = ""
     resumable: bool | None = None
     digest: str | None = None
+    train_set: str | None = None
     blocked_seconds: float | None = None
 
 
@@ -330,6 +352,7 @@ EVENTS: dict[str, type[Event]] = {
         BatchParts,
         LearningRateCheck,
         TrainEpoch,
+        DataCheck,
         Evaluation,
         SampleScore,
         Checkpoint,

@@ -34,11 +34,17 @@ Source = Literal["journal", "console", "tensorboard", "table"]
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of evaluations that may be compared with each other; `why` it is cut off from those before it."""
+    """A stretch of evaluations that may be compared with each other; `why` it is cut off from those before it.
+
+    `leaked` of its eval clips were trained on. `doubtful`: for that, or for a fall that no training explains, it looks
+    better than the model is.
+    """
 
     eval_set: str | None
     evaluations: tuple[Evaluation, ...]
     why: str = ""
+    leaked: int = 0
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,24 +169,46 @@ class RunRecord:
     def segments(self) -> tuple[Segment, ...]:
         """`evaluations`, cut where the eval set changed, or must have changed, since no training explains the jump."""
         objective = self.resolve("eval.objective")
-        cuts: list[tuple[list[Evaluation], str]] = []
+        cuts: list[tuple[list[Evaluation], str, bool]] = []
         for evaluation in self.evaluations:
-            why = "" if not cuts else self._cut(cuts[-1][0], evaluation, objective)
+            why, doubtful = self._cut(cuts[-1][0], evaluation, objective) if cuts else ("", bool(evaluation.leaked))
             if not cuts or why:
-                cuts.append(([], why))
+                cuts.append(([], why, doubtful))
             cuts[-1][0].append(evaluation)
-        return tuple(Segment(_eval_set(group), tuple(group), why) for group, why in cuts)
+        return tuple(
+            Segment(_eval_set(group), tuple(group), why, group[0].leaked, doubtful) for group, why, doubtful in cuts
+        )
 
-    def _cut(self, before: Sequence[Evaluation], after: Evaluation, objective: str | None) -> str:
-        """Why `after` cannot be compared with the evaluations `before` it; empty when it can."""
+    @property
+    def believed(self) -> tuple[Evaluation, ...]:
+        """The evaluations among which the best is: those of the latest segment that can be believed.
+
+        Not one whose eval clips were trained on, and after a fall that no training explains not the value that the same
+        weights got then. Where nothing is left, those of the latest segment.
+        """
+        for number, segment in reversed([*enumerate(self.segments)]):
+            found = () if segment.leaked else segment.evaluations
+            if segment.doubtful:
+                before = {e.step for earlier in self.segments[:number] for e in earlier.evaluations}
+                found = tuple(e for e in found if e.step not in before)
+            if found:
+                return found
+        return self.segments[-1].evaluations if self.segments else ()
+
+    def _cut(self, before: Sequence[Evaluation], after: Evaluation, objective: str | None) -> tuple[str, bool]:
+        """Why `after` cannot be compared with the evaluations `before` it, or an empty text; whether it is doubtful."""
         before_set = _eval_set(before)
         told = self.source == "journal" or None not in (before_set, after.eval_set)  # a log names its set only once
         if told and before_set != after.eval_set:
-            return f"the eval set changed before step {after.step} ({before_set} to {after.eval_set})"
+            if after.leaked:
+                had = "had" if after.leaked > 1 else "has"
+                return f"from step {after.step} on {after.leaked} of the eval clips {had} been trained on before", True
+            return f"the eval set changed before step {after.step} ({before_set} to {after.eval_set})", False
         known = after.eval_set is not None and self.source == "journal"  # a fingerprint, not a mere count of clips
         if known or objective is None or id(after) not in self._line[2]:
-            return ""
-        return unexplained_jump(before, after, objective)
+            return "", False
+        why = unexplained_jump(before, after, objective)
+        return why, bool(why) and after.metrics[objective] < before[-1].metrics.get(objective, math.inf)
 
     def epochs_done(self, at: Evaluation | TrainEpoch) -> int:
         """How many epochs of training were finished at `at`: what the checklist calls "end of epoch N".

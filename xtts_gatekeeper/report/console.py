@@ -26,6 +26,8 @@ _HEADERS = {
 }
 #: So many suspected clips are named.
 _SUSPECTS = 5
+#: So many clips are listed.
+_CLIPS = 20
 _STYLE = {"continue": "green", "tune": "yellow", "stop": "red", "undecided": "cyan"}
 
 
@@ -182,6 +184,36 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
         console.print(f"{line} ({crash['evidence']})" if crash["evidence"] else line, markup=False, soft_wrap=True)
     print_verdict(console, status["verdict"])
     print_disk(console, status)
+    if "coverage" in status:
+        print_coverage(console, status["coverage"])
+
+
+def print_coverage(console: Console, coverage: Mapping[str, Any]) -> None:
+    """How often the clips were drawn, and the clips that are worth a listen: those that do not learn first."""
+    if not coverage["clips"]:
+        console.print("Clips: the run has written down none.")
+        return
+    console.print(
+        f"Clips: {coverage['clips']} in {coverage['steps']} steps; drawn {coverage['median_draws']:g} times in the "
+        f"middle, {coverage['most_draws']} at most, {coverage['never_drawn']} never; {len(coverage['stuck'])} do not "
+        "learn with the others",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    for column in ("Drawn", "Early", "Late", "Above"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("Clip", overflow="fold")
+    for course in coverage["courses"][:_CLIPS]:
+        values = (format_cell("", course[key]) for key in ("early", "late", "above"))
+        table.add_row(str(course["draws"]), *values, "!" if course["stuck"] else "", escape(course["name"]))
+    console.print(table)
+    if coverage["metric"]:
+        console.print(
+            f"Early and late: what each adds to {coverage['metric']}, in the first and second half of the steps; above "
+            "the others late.",
+            soft_wrap=True,
+        )
 
 
 def print_health(console: Console, health: Mapping[str, Any]) -> None:

@@ -61,6 +61,21 @@ class TrainerPort(StatePort, DevicePort, PositionPort):
     def train_samples(self, samples: list[Any]) -> None:
         self.trainer.train_samples = samples
 
+    @property
+    def eval_samples(self) -> list[Any] | None:
+        """The clips to evaluate with as given to the Trainer; None when a loader was given instead."""
+        samples: list[Any] | None = self.trainer.eval_samples
+        return samples
+
+    @eval_samples.setter
+    def eval_samples(self, samples: list[Any]) -> None:
+        self.trainer.eval_samples = samples
+
+    @property
+    def tokenizer(self) -> Any:
+        """XTTS's tokenizer; None for another model."""
+        return getattr(getattr(self.trainer._get_model(), "xtts", None), "tokenizer", None)
+
     def build_eval_loader(self) -> list[Any] | None:
         """Build the Trainer's eval loader now and return the clips it will really use (None when it does not say).
 
