@@ -101,9 +101,10 @@ def audit_clips(port: TrainerPort) -> tuple[DataCheck | None, list[str]]:
     tokenizer = port.tokenizer
     try:
         if tokenizer is None:
-            found = look_at_clips(train, held_out, None, None)
+            found = look_at_clips(train, held_out, None, None, port.log)
         else:
-            found = look_at_clips(train, held_out, Limits.of_config(port.config.to_dict()), partial(encode, tokenizer))
+            limits = Limits.of_config(port.config.to_dict())
+            found = look_at_clips(train, held_out, limits, partial(encode, tokenizer), port.log)
     except (KeyError, TypeError):
         return None, []
     except Exception as error:  # beside the training: what it finds is advice

@@ -82,6 +82,20 @@ def test_it_can_be_left_out(make_trainer, sets, tmp_path):
     assert not any("XTTS will not use" in warning for warning in record.start.warnings)
 
 
+def test_of_a_large_set_that_is_not_known_only_the_headers_are_read(make_trainer, sets, tmp_path, monkeypatch):
+    from xtts_gatekeeper.dataset import start
+    from xtts_gatekeeper.dataset.store import VARIABLE
+
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "empty" / "audio.sqlite"))
+    monkeypatch.setattr(start, "_MOST_NEW", 10)
+    record = read_run(make_trainer(tmp_path, GatekeeperConfig(), samples=sets).output_path)
+    (check,) = (event for event in record.events if isinstance(event, DataCheck))
+    named = {Path(name).name for name in check.unusable}
+    assert named == {"short.wav", "long.wav", "broken.wav", "gone.wav", "fine.wav"}
+    assert check.seconds is None and check.near == []
+    assert any("19 clips were not listened to" in warning for warning in record.start.warnings)
+
+
 def test_a_set_without_a_fault_is_said_nothing_of(make_trainer, clips, tmp_path):
     record = read_run(make_trainer(tmp_path, GatekeeperConfig(), samples=clips).output_path)
     (check,) = (event for event in record.events if isinstance(event, DataCheck))

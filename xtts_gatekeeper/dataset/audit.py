@@ -1,7 +1,7 @@
 """The audit of speech data: which clips XTTS trains on, what is wrong with which, how often each is drawn.
 
 What was found out about an audio file or a text is kept in the user's cache; the clips and faults of one audit are in
-a temporary file. So neither the second run nor a large set asks for much.
+a temporary file, and kept whole, too. So neither the second run nor a large set asks for much.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from xtts_gatekeeper.dataset.board import MEASURES, SEVERITIES, Board
 from xtts_gatekeeper.dataset.clip import Audio, Clip
 from xtts_gatekeeper.dataset.identity import clip_id
+from xtts_gatekeeper.dataset.kept import keep, kept, kept_file
 from xtts_gatekeeper.dataset.sampler import draws, warnings
 from xtts_gatekeeper.dataset.source import Source, open_source
 from xtts_gatekeeper.dataset.store import MISSING, Store
@@ -117,6 +118,12 @@ def audit(
     settings = Limits(**{**asdict(Limits.of_config(source.config)), **(limits or {})})
     vocab = _vocab(source, vocab)
     with contextlib.ExitStack() as stack:
+        file = kept_file(source, settings, vocab_name(vocab) if vocab is not None else "")
+        if file is not None and not verify:
+            found = stack.enter_context(kept(file))
+            if found is not None:
+                yield AuditResult(source, settings, *found)
+                return
         store = store or stack.enter_context(Store.open())
         board = stack.enter_context(Board.open())
         board.enter(source.entries(), lambda count: progress("reading", count, None))
@@ -124,6 +131,8 @@ def audit(
             raise UserError(f"{path} lists no clip.")
         not_checked = _measure(store, board, vocab, verify, progress)
         fingerprint = _judge(store, board, settings, progress)
+        if file is not None and (vocab is None or not not_checked):  # a tokenizer that failed may be mended
+            keep(file, board, fingerprint, not_checked)
         yield AuditResult(source, settings, board, fingerprint, tuple(not_checked))
 
 

@@ -31,7 +31,12 @@ _BEFORE = 8
 _COURSE_DB = 3.0
 _LOUD_DB = -25.0
 _SHIFT_FRAMES = 4
-_AT_ONCE = 500
+_AT_ONCE, _PAIRS_AT_ONCE = 500, 10_000
+#: Of the clips before it the nearest, and of those the first.
+_NEAREST = (
+    "INSERT INTO pairs VALUES (?, ?, ?) ON CONFLICT (later) DO UPDATE SET first = excluded.first, bits = excluded.bits "
+    "WHERE excluded.bits < bits OR (excluded.bits = bits AND excluded.first < first)"
+)
 
 Array: TypeAlias = Any  # of numpy, which mypy does not look into
 Clips = Callable[[], Iterable[tuple[Clip, Audio]]]
@@ -110,7 +115,7 @@ def _same_bytes(table: sqlite3.Connection) -> Iterator[Fault]:
 def _same_sound(table: sqlite3.Connection, frames: Frames) -> Iterator[Fault]:
     before: deque[tuple[int, int]] = deque(maxlen=_BEFORE)
     at = None
-    batch = []
+    batch: list[tuple[int, int, int]] = []
     for key, number, mark in table.execute("SELECT key, number, print FROM keys ORDER BY key, number"):
         if key != at:
             before.clear()
@@ -121,9 +126,10 @@ def _same_sound(table: sqlite3.Connection, frames: Frames) -> Iterator[Fault]:
             if apart <= _BITS_APART:
                 batch.append((number, other, apart))
         before.append((number, bits))
-    # The nearest of the clips before it, and of those the first.
-    batch.sort(key=lambda pair: (pair[0], pair[2], pair[1]))
-    table.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)", batch)
+        if len(batch) >= _PAIRS_AT_ONCE:
+            table.executemany(_NEAREST, batch)
+            batch.clear()
+    table.executemany(_NEAREST, batch)
     asked = table.execute(
         "SELECT later.name, later.digest, later.text, first.name, first.digest, first.text FROM pairs "
         "JOIN clips AS later ON later.number = pairs.later JOIN clips AS first ON first.number = pairs.first "

@@ -17,7 +17,8 @@ from xtts_gatekeeper.dataset.roster import Roster
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record.journal import FOLDER
 
-_OUR_OWN = (LJSPEECH, COQUI)
+#: Formats that we read ourselves.
+OUR_OWN = (LJSPEECH, COQUI)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _parts(path: Path, formatter: str | None, language: str | None) -> tuple[Met
     files = [path / METADATA]
     if not files[0].is_file():
         files = [path / name for name in TRAIN_AND_EVAL if (path / name).is_file()]
-    if not files and formatter is not None and formatter.lower() not in _OUR_OWN:
+    if not files and formatter is not None and formatter.lower() not in OUR_OWN:
         return (Metadata(path.absolute(), None, formatter, _known(language, path)),)
     if not files:
         raise UserError(
@@ -149,7 +150,7 @@ def _of_config(entry: Mapping[str, Any], language: str | None) -> Iterator[Metad
     names: Sequence[str] = [str(entry[key]) for key in ("meta_file_train", "meta_file_val") if entry.get(key)]
     for name in names or [""]:
         file = root / name if name else None
-        if file is not None and formatter in _OUR_OWN and not file.is_file():
+        if file is not None and formatter in OUR_OWN and not file.is_file():
             raise UserError(f"the run names {file} as its metadata, which is not there; give the metadata file itself.")
         yield Metadata(root, file, formatter, code, ignored)
 

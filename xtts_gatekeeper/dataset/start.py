@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xtts_gatekeeper.data import import_extra
-from xtts_gatekeeper.dataset.check import sentences
+from xtts_gatekeeper.dataset.check import sentences, unusable_samples
 from xtts_gatekeeper.dataset.clip import Audio, Clip, Fault
 from xtts_gatekeeper.dataset.store import Store, missing
 from xtts_gatekeeper.dataset.tokens import Tokens
@@ -19,18 +19,21 @@ from xtts_gatekeeper.dataset.usable import Limits, unusable
 _TWICE = ("duplicate", "near_duplicate")
 #: So many clips are named in a sentence.
 _NAMED = 3
+#: A training does not wait until more than so many new clips have been listened to, which is well below a minute.
+_MOST_NEW = 5000
 
 
 @dataclass(frozen=True)
 class Looked:
     """What was found in the clips of a training.
 
-    `seconds` of audio in `clips` clips; `faults` by code; `unusable` names the clips that XTTS will not use; `near` are
-    pairs of an eval clip and the training clip of which it is a copy with other bytes.
+    `seconds` of audio in `clips` clips, None where they were not listened to; `faults` by code; `unusable` names the
+    clips that XTTS will not use; `near` are pairs of an eval clip and the training clip of which it is a copy with
+    other bytes.
     """
 
     clips: int
-    seconds: float
+    seconds: float | None
     faults: dict[str, int]
     unusable: list[str]
     near: list[tuple[str, str]]
@@ -42,17 +45,19 @@ def look_at_clips(
     held_out: Sequence[Mapping[str, Any]],
     limits: Limits | None,
     encode: Callable[[str, str], Tokens] | None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Looked:
     """Audit the samples of a training.
 
     What is known from an earlier start or from the verb `audit` is not looked at again. The first time it takes a few
-    seconds for an hour of speech.
+    seconds for an hour of speech; of a large set that is not known, only the headers are read.
 
     Args:
         train: Coqui's samples, with `audio_file`, `text` and `language`.
         held_out: those to evaluate with.
         limits: of XTTS; None for another model, whose limits are not known.
         encode: (language, text) -> tokens of the model's tokenizer; None: they are not looked at.
+        say: told before it takes its time.
 
     Raises:
         UserError: a package of the extra is missing.
@@ -63,9 +68,15 @@ def look_at_clips(
 
     import_extra("soundfile")
     samples = [_clip(sample) for sample in train] + [_clip(sample) for sample in held_out]
+    files = list(dict.fromkeys(clip.audio_file for clip in samples))
     with Store.open() as store:
-        scan(store, [clip.audio_file for clip in samples])
-        measures = store.audio([clip.audio_file for clip in samples])
+        new = len(files) - len(store.audio(files))
+        if new > _MOST_NEW:
+            return _by_headers([*train, *held_out], new, limits, encode, store)
+        if new:
+            say(f"listening to {new} clips")
+        scan(store, files)
+        measures = store.audio(files)
 
         def heard() -> Iterator[tuple[Clip, Audio]]:
             for clip in samples:
@@ -87,6 +98,25 @@ def look_at_clips(
         unusable=sorted({fault.clip for fault in useless}),
         near=[(one, other) if one in evaluated else (other, one) for one, other in near],
         warnings=[*sentences(useless, len(samples)), *_wrong(quality), *_heard_twice(near)],
+    )
+
+
+def _by_headers(
+    samples: Sequence[Mapping[str, Any]],
+    new: int,
+    limits: Limits | None,
+    encode: Callable[[str, str], Tokens] | None,
+    store: Store,
+) -> Looked:
+    useless = unusable_samples(samples, limits, encode, store) if limits is not None else []
+    said = f"{new} clips were not listened to, for that takes minutes: `xtts-gatekeeper audit` does it once for all"
+    return Looked(
+        clips=len(samples),
+        seconds=None,
+        faults=dict(Counter(fault.code for fault in useless)),
+        unusable=sorted({fault.clip for fault in useless}),
+        near=[],
+        warnings=[*sentences(useless, len(samples)), said],
     )
 
 

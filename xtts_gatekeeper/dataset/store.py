@@ -89,7 +89,7 @@ class Store:
         """
         found: dict[str, str] = {}
         for at in range(0, len(paths), _AT_ONCE):
-            part = {path: _stat(path) for path in paths[at : at + _AT_ONCE]}
+            part = {path: stat_of(path) for path in paths[at : at + _AT_ONCE]}
             known = {} if verify else self._known([os.path.abspath(path) for path in part])  # noqa: PTH100
             new = []
             for path, stat in part.items():
@@ -115,7 +115,7 @@ class Store:
         found: dict[str, Audio] = {}
         for at in range(0, len(paths), _AT_ONCE):
             part = paths[at : at + _AT_ONCE]
-            stats = {path: _stat(path) for path in part}
+            stats = {path: stat_of(path) for path in part}
             names = {path: os.path.abspath(path) for path in part}  # noqa: PTH100
             known = self._known(list(names.values()))
             digests: dict[str, str] = {}
@@ -222,7 +222,8 @@ def missing(path: str) -> Audio:
     return Audio(digest=MISSING, error=f"the audio file {what}")
 
 
-def _stat(path: str) -> tuple[int, int] | None:
+def stat_of(path: str) -> tuple[int, int] | None:
+    """Size in bytes and time of change in nanoseconds; None where there is no such file."""
     try:
         stat = os.stat(path)  # noqa: PTH116
     except OSError:

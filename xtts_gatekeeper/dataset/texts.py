@@ -38,6 +38,8 @@ _AT_ONCE = 240
 _IMPOSSIBLE = -1000.0
 #: Natural logarithm of the odds at which a clip is accused; of texts, few are wrong.
 _ACCUSED = 2.7
+#: That a clip was cut is told by its end and its length, which are less independent than sound and length.
+_ACCUSED_CUT = 4.5
 #: No single witness counts for more.
 _MOST = 15.0
 _STOP = re.compile(r"[,.;:!?…–—][\s\"')]|[、。，；：！？،؛]")  # noqa: RUF001
@@ -269,10 +271,10 @@ def _judge(items: list[Item], usual: Usual) -> Iterator[Fault]:
         off /= 1 + _UNSURE * (1 - item.known)  # who knows how long a number is when it is read
         time = _time(off, usual)
         cut = _cut_by_time(off, usual) + _cut_by_end(ends, usual) if off < 0 else -_MOST
-        if max(sound + time, cut) <= _ACCUSED:
+        if sound + time <= _ACCUSED and cut <= _ACCUSED_CUT:
             continue
         takes = f"{length * HOP_SECONDS:.1f} s of speech, where its text takes {math.exp(expected) * HOP_SECONDS:.1f} s"
-        if cut > sound + time:
+        if cut > max(sound + time, _ACCUSED_CUT):
             yield Fault(item.name, "cut_off", "soft", f"it ends before its text does: {takes}", cut)
         elif sound > time:
             heard = f"its text fits it {fit / usual.null:+.1f} standard deviations better than other texts do"

@@ -190,7 +190,7 @@ class DataCheck(Event):
 
     type: ClassVar[str] = "data"
     clips: int
-    seconds: float
+    seconds: float | None = None
     faults: dict[str, int] = field(default_factory=dict)
     unusable: list[str] = field(default_factory=list)
     near: list[list[str]] = field(default_factory=list)
