@@ -10,14 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from xtts_gatekeeper.dataset.container import cut_off
 from xtts_gatekeeper.errors import UserError
 
 LANGUAGES = ("en", "es", "fr", "de", "it", "pt", "pl", "tr", "ru", "nl", "cs", "ar", "zh-cn", "hu", "ko", "ja", "hi")
 METADATA = "metadata.csv"
 
 _SPEAKER = "ljspeech"
-# Programs that write WAV into a pipe cannot know its length, and put the largest number they dare into the header.
-_UNKNOWN_LENGTH_BYTES = 0x7FFF_0000
 
 
 def load_ljspeech(folder: Path | str, language: str = "en") -> list[dict[str, Any]]:
@@ -127,17 +126,8 @@ def _check_audio(path: Path, where: str) -> None:
     soundfile = import_extra("soundfile")
     try:
         frames = soundfile.info(str(path)).frames
-        with path.open("rb") as file:
-            head = file.read(8)
+        whole = not cut_off(path)
     except (OSError, soundfile.SoundFileError):
         raise UserError(f"{where}: {path} is not readable as audio; record or convert it again") from None
-    if frames == 0 or _is_cut_off(head, path.stat().st_size):
+    if frames == 0 or not whole:
         raise UserError(f"{where}: {path} is empty or ends before the length in its header; copy or record it again")
-
-
-def _is_cut_off(head: bytes, size_bytes: int) -> bool:
-    if head[:4] != b"RIFF":
-        return False
-    promised_bytes = int.from_bytes(head[4:8], "little") + 8
-    # One byte of padding after an odd number of samples is often counted and not written.
-    return size_bytes + 1 < promised_bytes < _UNKNOWN_LENGTH_BYTES

@@ -61,13 +61,13 @@ def test_whatever_changes_it_is_made_anew(cache, data, looks, change):
     first = found(data)
     options = {}
     if change == "audio":
-        write(data / "wavs/c1.wav", speak("another text of this clip"))
+        write(data / "wavs/c1.wav", speak(texts(9)[8]))
     elif change == "gone":
         (data / "wavs/c1.wav").unlink()
     elif change == "come":
         shutil.copy(data / "wavs/c1.wav", data / "wavs/c5.wav")
     elif change == "text":
-        (data / "metadata.csv").write_text((data / "metadata.csv").read_text().replace("c1|", "c1|x"))
+        (data / "metadata.csv").write_text((data / "metadata.csv").read_text().replace("\nc1|", "\nc1|ba be |ba be "))
     elif change == "limit":
         options = {"limits": {"max_wav_length": 9000}}
     elif change == "verify":
