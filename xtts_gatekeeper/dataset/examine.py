@@ -14,7 +14,7 @@ from xtts_gatekeeper.dataset.clip import Audio, Clip, Fault
 from xtts_gatekeeper.dataset.store import MEASURES, Store
 
 #: Of what is looked for, and how. Faults of another version are looked for again.
-VERSION = 4
+VERSION = 5
 #: More faults than this are not kept: they are to be read one by one, and not all at once.
 _MOST_KEPT = 200_000
 

@@ -227,7 +227,7 @@ def _format(clip: Clip, audio: Audio, known: Usual) -> Iterator[Told]:
     rates_differ = rate != common and count >= _COMMON * known.clips
     told = wrong_rate(clip, audio, known.voice(clip), common if rates_differ else None)
     if told:
-        yield "wrong_rate", *told
+        yield "wrong_rate", "hard", *told
     elif rates_differ:
         yield "sample_rate", "soft", f"it has {rate} Hz, where {common} Hz are usual", abs(math.log(rate / common))
     usual_channels, count = known.channels.most_common(1)[0]

@@ -39,7 +39,7 @@ _IMPOSSIBLE = -1000.0
 #: Natural logarithm of the odds at which a clip is accused; of texts, few are wrong.
 _ACCUSED = 2.7
 #: That a clip was cut is told by its end and its length, which are less independent than sound and length.
-_ACCUSED_CUT = 4.5
+_ACCUSED_CUT = 6.0
 #: No single witness counts for more.
 _MOST = 15.0
 _STOP = re.compile(r"[,.;:!?…–—][\s\"')]|[、。，；：！？،؛]")  # noqa: RUF001

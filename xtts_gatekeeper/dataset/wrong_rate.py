@@ -32,8 +32,7 @@ _BANDS_AN_OCTAVE = 6
 _LEAST_BANDS = 12
 _WHOLE_SECONDS = 1.5
 #: Log likelihood ratios: for the one ratio that the header suggests, and for the best of all. Half a squared deviation.
-_SUGGESTED, _ANY = 3.0, 7.0
-_SURE = 9.0
+_SUGGESTED, _ANY = 3.0, 9.0
 #: And played at that ratio, the clip must be a usual one.
 _FITS = 9.0
 #: No single witness counts for more: a pitch may be taken for its octave, a text be wrong.
@@ -86,8 +85,8 @@ def signed(data: bytes) -> list[float]:
     return [float(byte - 256 if byte >= _BYTES_SIGNED else byte) for byte in data]
 
 
-def wrong_rate(clip: Clip, audio: Audio, voice: Voice, common: int | None) -> tuple[str, str, float] | None:
-    """Return a severity, a sentence and how sure it is, or None.
+def wrong_rate(clip: Clip, audio: Audio, voice: Voice, common: int | None) -> tuple[str, float] | None:
+    """Return a sentence and how sure it is, or None.
 
     Args:
         clip: for its text.
@@ -104,14 +103,13 @@ def wrong_rate(clip: Clip, audio: Audio, voice: Voice, common: int | None) -> tu
             gain = as_it_is - _misfit(clip, audio, voice, ratio)
             if gain > _SUGGESTED:
                 said = f"it says {audio.sample_rate} Hz and sounds like {common} Hz: it plays {_speed(ratio)}"
-                return "hard", said, gain
+                return said, gain
         return None
     if as_it_is <= _ANY:  # no ratio can gain more
         return None
     gain, ratio = max((as_it_is - _misfit(clip, audio, voice, ratio), ratio) for ratio in _RATIOS)
     if gain > _ANY and as_it_is - gain < _FITS:
-        severity = "hard" if gain > _SURE else "soft"
-        return severity, f"it plays about {_speed(ratio)}: its rate was taken for another one", gain
+        return f"it plays about {_speed(ratio)}: its rate was taken for another one", gain
     return None
 
 
