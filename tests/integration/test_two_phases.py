@@ -195,6 +195,7 @@ def test_the_run_folder_keeps_settings_and_rules(finished):
     assert load_policy(folder / "policy.yaml").hash == load_policy().hash
     assert json.loads((folder / "config.json").read_text())["phases"][1]["lr"] == FINE
     assert {path.name for path in folder.iterdir()} == {
+        "clips.jsonl",
         "journal.jsonl",
         "steps.jsonl",
         "policy.yaml",
