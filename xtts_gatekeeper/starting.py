@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from xtts_gatekeeper.crashes.restart import EXCLUDED, Restart
 from xtts_gatekeeper.dataset.guard import look_at_data
 from xtts_gatekeeper.dataset.roster import Roster
-from xtts_gatekeeper.dataset.selection import leave_out, read_names
+from xtts_gatekeeper.dataset.selection import EVAL_CLIPS, leave_out, read_names
 from xtts_gatekeeper.dataset.start import look_at_clips
 from xtts_gatekeeper.dataset.tokens import encode
 from xtts_gatekeeper.dataset.usable import Limits
@@ -192,6 +192,6 @@ def keep_settings(folder: Path, section: GatekeeperConfig, policy: Policy, eval_
     """
     keys = ("audio_file", "text", "language", "speaker_name")
     clips = [{key: clip[key] for key in keys if key in clip} for clip in eval_samples or () if isinstance(clip, dict)]
-    (folder / "eval_clips.json").write_text(json.dumps(clips, indent=1, default=str), encoding="utf-8")
+    (folder / EVAL_CLIPS).write_text(json.dumps(clips, indent=1, default=str), encoding="utf-8")
     (folder / "policy.yaml").write_text(policy.text, encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(section.to_dict(), indent=4), encoding="utf-8")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_gatekeeper import __version__
+from xtts_gatekeeper.dataset.selection import EVAL_CLIPS
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.gates import evaluate
 from xtts_gatekeeper.offline import Opened, open_run
@@ -20,8 +21,6 @@ from xtts_gatekeeper.report.table import COLUMNS, format_cell, tracking_rows
 if TYPE_CHECKING:
     from xtts_gatekeeper.checkpoints.export import Source
 
-#: A JSON list of the held-out clips of a gatekept run: `audio_file`, `text`, `language`, `speaker_name`.
-EVAL_CLIPS = "eval_clips.json"
 _MOST_HELD_OUT = 3
 _HELD_OUT_SECONDS = (3.0, 12.0)
 #: `Xtts.get_gpt_cond_latents` takes no voice from less.

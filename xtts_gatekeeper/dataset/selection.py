@@ -10,6 +10,10 @@ from typing import Any
 
 from xtts_gatekeeper.errors import UserError
 
+#: File in a run's folder of ours: a JSON list of the held-out clips, with `audio_file`, `text`, `language` and
+#: `speaker_name`.
+EVAL_CLIPS = "eval_clips.json"
+
 
 def leave_out(samples: Sequence[dict[str, Any]], names: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """Leave out the clips that `names` name, each by its path, the name of its file, its id, or as its batches name it.

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtts_gatekeeper.checkpoints.export_card import EVAL_CLIPS
 from xtts_gatekeeper.data import METADATA, require_language
 from xtts_gatekeeper.dataset.clip import Clip, Fault
 from xtts_gatekeeper.dataset.formats import COQUI, LJSPEECH, TRAIN_AND_EVAL, Metadata, guess_format, language_beside
 from xtts_gatekeeper.dataset.roster import Roster
+from xtts_gatekeeper.dataset.selection import EVAL_CLIPS
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.record.journal import FOLDER
 
