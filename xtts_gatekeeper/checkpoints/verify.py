@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ from xtts_gatekeeper.checkpoints.contents import Contents, Unreadable, UnsafePic
 from xtts_gatekeeper.checkpoints.integrity import NOT_AS_WRITTEN, is_legacy, scan
 from xtts_gatekeeper.checkpoints.snapshot import not_finite
 from xtts_gatekeeper.errors import UserError
+from xtts_gatekeeper.processors import usable
 from xtts_gatekeeper.record.journal import journal_path
 from xtts_gatekeeper.record.sources import read_run
 
@@ -199,7 +199,9 @@ def _verify(file: _File, threads: int | None, *, numbers: bool = True) -> FileRe
     path = file.paths[0]
     problems: list[str] = []
     not_checked = list(file.not_checked)
-    size, digest, whole = _check_bytes(path, file.digest, threads or _cores(), problems, not_checked)
+    size, digest, whole = _check_bytes(
+        path, file.digest, threads or min(usable(), _MOST_THREADS), problems, not_checked
+    )
     contents = _check_pickle(path, problems)
     if contents is not None:
         for one in file.paths:
@@ -225,11 +227,6 @@ def _verify(file: _File, threads: int | None, *, numbers: bool = True) -> FileRe
         digest_known=file.digest is not None,
         seconds=round(time.perf_counter() - began, 3),
     )
-
-
-def _cores() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MOST_THREADS, usable)
 
 
 def _kind(contents: Contents | None) -> str:

@@ -1,4 +1,4 @@
-"""The audit's first question at the start of a training: which of its clips will XTTS not use?
+"""Which clips of a training will XTTS not use? For a set that is too large to be listened to before each start.
 
 No audio is decoded for it. Of a file that an audit has measured, the measures are at hand; of another one the header is
 read, which says how long it is, and not whether all of it is there.

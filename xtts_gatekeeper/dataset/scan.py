@@ -16,6 +16,7 @@ from xtts_gatekeeper.data import import_extra
 from xtts_gatekeeper.dataset.clip import Audio
 from xtts_gatekeeper.dataset.store import MISSING, Store, digest_of
 from xtts_gatekeeper.dataset.worker import decode
+from xtts_gatekeeper.processors import usable
 
 #: A file on which a decoder spends longer is given up. A second of audio takes milliseconds.
 PATIENCE_SECONDS = 120.0
@@ -47,7 +48,7 @@ def scan(
     """
     done = asked = 0
     batches = iter(paths)
-    with Pool(workers or _processors()) as pool:
+    with Pool(workers or min(usable(), _MOST_WORKERS)) as pool:
         while batch := list(dict.fromkeys(islice(batches, _AT_ONCE))):
             asked += len(batch)
             if verify:
@@ -74,14 +75,6 @@ def scan(
                     store.add_measures(measured)
                     measured = []
             store.add_measures(measured)
-
-
-def _processors() -> int:
-    try:
-        found = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        found = os.cpu_count() or 1
-    return min(found, _MOST_WORKERS)
 
 
 class Pool:
