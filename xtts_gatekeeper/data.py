@@ -75,13 +75,13 @@ def require_language(language: str) -> None:
     raise UserError(f"XTTS has no language {language!r}; the nearest is {nearest!r} (it has {' '.join(LANGUAGES)})")
 
 
-def import_extra(module: str) -> ModuleType:
-    """Import a module of the `train` extra; raise `UserError` with the command that installs it when it is missing."""
+def import_extra(module: str, extra: str = "train") -> ModuleType:
+    """Import a module of an extra; raise `UserError` with the command that installs it when it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError:
         raise UserError(
-            f"the Python package {module!r} is missing; run: pip install 'xtts-gatekeeper[train]'"
+            f"the Python package {module!r} is missing; run: pip install 'xtts-gatekeeper[{extra}]'"
         ) from None
 
 

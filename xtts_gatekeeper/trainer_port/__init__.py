@@ -9,6 +9,7 @@ from xtts_gatekeeper.trainer_port.process import (
     discard_run_folder,
     is_distributed,
     keep_run_folders,
+    release_memory,
     unchanged_rng,
     unique_run_folders,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "is_out_of_memory",
     "keep_run_folders",
     "random_states",
+    "release_memory",
     "set_random_states",
     "split",
     "unchanged_rng",

@@ -90,9 +90,13 @@ class BasePort:
         """A line in the Trainer's own log and on the console."""
         logging.getLogger("trainer").info(" > gatekeeper: %s", message)
 
-    def dashboard_scalars(self, scope: str, values: Mapping[str, float]) -> None:
-        """Log `scope/name` for every value to the Trainer's dashboard, at the current step."""
-        self.trainer.dashboard_logger.add_scalars(scope, dict(values), self.step)
+    def dashboard_scalars(self, scope: str, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log `scope/name` for every value to the Trainer's dashboard, by default at the current step."""
+        self.trainer.dashboard_logger.add_scalars(scope, dict(values), self.step if step is None else step)
+
+    def dashboard_audio(self, title: str, audio: Any, rate: int, step: int) -> None:
+        """Log mono audio, an array of float32 between -1 and 1 at `rate` Hz, to the Trainer's dashboard."""
+        self.trainer.dashboard_logger.add_audio(title, audio, step, rate)
 
     def dashboard_text(self, title: str, text: str) -> None:
         """Log a text to the Trainer's dashboard, at the current step."""

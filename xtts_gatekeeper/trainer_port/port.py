@@ -72,9 +72,14 @@ class TrainerPort(StatePort, DevicePort, PositionPort):
         self.trainer.eval_samples = samples
 
     @property
+    def xtts(self) -> Any:
+        """The `Xtts` inside of the model, which speaks; None for another model."""
+        return getattr(self.trainer._get_model(), "xtts", None)
+
+    @property
     def tokenizer(self) -> Any:
         """XTTS's tokenizer; None for another model."""
-        return getattr(getattr(self.trainer._get_model(), "xtts", None), "tokenizer", None)
+        return getattr(self.xtts, "tokenizer", None)
 
     def build_eval_loader(self) -> list[Any] | None:
         """Build the Trainer's eval loader now and return the clips it will really use (None when it does not say).

@@ -34,6 +34,14 @@ def unchanged_rng() -> Iterator[None]:
         set_random_states(states)
 
 
+def release_memory() -> None:
+    """Give a CUDA device the memory back that the allocator keeps and nobody uses."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def unique_run_folders() -> None:
     """Give every new run of this process a folder of its own.
 

@@ -1,0 +1,1 @@
+"""The same prompts spoken at every check, measured, compared and scored."""
