@@ -2,11 +2,12 @@
 
 import math
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import curve, evaluated, record_of, saved, start, trained
+from records import curve, evaluated, record_of, saved, scored, start, trained
 
 from xtts_gatekeeper.gates import evaluate, load_policy
 
@@ -208,3 +209,69 @@ def test_after_an_explosion_a_higher_learning_rate_is_never_advised():
     codes = [step.code for step in verdict.next_steps]
     assert "raise_lr" not in codes
     assert "lower_lr" in codes
+
+
+# Samples
+
+
+def sampled(scores, mels=None, **rows):
+    """The verdict after a run that trains well and whose samples were judged so before each evaluation."""
+    mels = [3.0 * 0.97**n for n in range(len(scores))] if mels is None else mels
+    events = [start()]
+    for epoch, (score, mel) in enumerate(zip(scores, mels, strict=True)):
+        marks = {name: values[epoch] for name, values in rows.items()}
+        events += [trained(epoch, loss=mel, mel=mel), scored(epoch, score, **marks), evaluated(epoch, mel)]
+    return evaluate(record_of(events), CHECKLIST)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_samples_that_other_seeds_move_about_are_no_regression(seed):
+    draw = Random(seed)
+    scores = [20.0 + draw.gauss(0, 0.3) for _ in range(14)]
+    for count in range(3, 15):
+        assert set(failed(sampled(scores[:count]))) <= {"improved"}  # which a gate asks for, and they do not
+
+
+def test_samples_as_good_as_real_speech_need_not_improve():
+    assert sampled([24.0] * 12).verdict == "continue"
+
+
+def test_samples_that_have_not_improved_tune_at_gate_a_and_stop_at_gate_b():
+    at_a, at_b = sampled([18.0] * 5), sampled([17.0, 18.0, 18.0, 18.0, 18.0, *[17.9] * 5])
+    assert (at_a.verdict, at_a.gates) == ("tune", ["Gate A"])
+    assert (at_b.verdict, at_b.gates) == ("stop", ["Gate B"])
+    assert failed(at_b) == ["improved"]
+    assert at_b.reasons[0].evidence["metric"] == "sample.score"
+
+
+def test_a_voice_that_gets_worse_while_the_loss_falls_is_first_a_tune_and_then_a_stop():
+    tune = sampled([20.0, 20.5, 18.6, 18.5])
+    assert (tune.verdict, failed(tune)) == ("tune", ["ears_agree"])
+    assert tune.next_steps[0].code == "listen"
+    stop = sampled([20.0, 20.5, 20.5, 17.0, 16.0])
+    assert stop.verdict == "stop"
+    assert set(failed(stop)) >= {"not_worsening", "ears_agree"}
+
+
+def test_other_languages_that_are_forgotten_are_mentioned_and_no_more():
+    verdict = sampled([20.0, 20.5, 21.0, 21.5], other_languages=[4.5, 4.0, 3.5, 3.2])
+    assert (verdict.verdict, failed(verdict)) == ("continue", ["not_regressed"])
+
+
+def test_pronunciation_or_stopping_that_regress_tune_at_gate_a():
+    verdict = sampled([18.0, 18.5, 19.0, 19.5, 20.0], stopping=[4.0, 4.0, 4.0, 4.0, 2.5])
+    assert (verdict.verdict, failed(verdict)) == ("tune", ["not_regressed"])
+    assert "sample.stopping regressed from 4 to 2.5" in verdict.reasons[0].message
+
+
+def test_artifacts_that_stay_stop_at_gate_b():
+    verdict = sampled([17.0, 17.5, 18.0, 18.5, 19.0, 19.1, 19.2, 19.3, 19.4, 19.5], artifacts=[1.5] * 10)
+    assert (verdict.verdict, failed(verdict)) == ("stop", ["threshold"])
+
+
+def test_samples_of_another_set_of_prompts_are_not_compared_with_those_before():
+    events = [start()]
+    for epoch, mel in enumerate((3.0, 2.9, 2.8, 2.7)):
+        prompts = "old" if epoch < 3 else "new"
+        events += [trained(epoch, mel=mel), scored(epoch, 20.0 - 3 * epoch, prompts=prompts), evaluated(epoch, mel)]
+    assert evaluate(record_of(events), CHECKLIST).verdict == "continue"

@@ -241,7 +241,7 @@ def test_a_rule_decides_for_itself_what_it_means_that_the_run_lacks_its_metric(i
 
 def test_a_gate_that_insists_on_a_metric_stays_due_until_it_comes():
     gate = Gate("Gate", When("evaluations", 2), (PolicyRule("improved", SCORE, "tune", "undecided"),))
-    scores = [scored(2, 10), scored(2, 9)]
+    scores = [scored(1, 10), scored(2, 9)]
     record = record_of(
         start(), curve(3.0, 2.9, 2.8), scores, curve(2.7, first=3), scored(4, 11), curve(2.6, 2.5, first=4)
     )

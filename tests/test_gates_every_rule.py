@@ -16,6 +16,7 @@ from xtts_gatekeeper.gates.rules.checkpoint_intact import CheckpointIntact
 from xtts_gatekeeper.gates.rules.combine import AllOf, AnyOf, AtLeast
 from xtts_gatekeeper.gates.rules.comparable import Comparable
 from xtts_gatekeeper.gates.rules.divergence import Divergence
+from xtts_gatekeeper.gates.rules.ears_agree import EarsAgree
 from xtts_gatekeeper.gates.rules.finite import Finite
 from xtts_gatekeeper.gates.rules.gradients import Gradients
 from xtts_gatekeeper.gates.rules.improved import Improved
@@ -64,6 +65,11 @@ def record_of(*parts, **values):
         (lambda: Improved(MEL, by=-0.1), "by"),
         (lambda: Improved(MEL, by=INF), "by"),
         (lambda: Improved(MEL, window=0), "window"),
+        (lambda: Improved(MEL, enough=NAN), "enough"),
+        (lambda: EarsAgree(checks=0), "checks"),
+        (lambda: EarsAgree(by=-1), "by"),
+        (lambda: EarsAgree(share=1), "share"),
+        (lambda: EarsAgree(noises=INF), "noises"),
         (lambda: NotRegressed(MEL, by=-1), "by"),
         (lambda: Plateau(MEL, worth=0), "worth"),
         (lambda: Plateau(MEL, worth=1), "worth"),
@@ -116,11 +122,14 @@ EXAMPLES = {
         Improved(MEL, "previous_gate", gate=When("epochs", 2)),
         Improved("sample.score", "best"),
         Improved(MEL, window=3),
+        Improved("sample.score", enough=20),
+        Improved(MEL, enough=2.0),
     ],
-    "not_regressed": [NotRegressed(MEL), NotRegressed("sample.score", 1)],
+    "not_regressed": [NotRegressed(MEL), NotRegressed("sample.score", 1), NotRegressed("sample.score", 1, "first")],
     "plateau": [Plateau(MEL, window=3), Plateau("sample.score", window=3)],
     "slowing": [Slowing(MEL, window=3), Slowing("sample.score", window=3)],
     "overfit": [Overfit(window=3)],
+    "ears_agree": [EarsAgree(), EarsAgree(checks=1, by=0, noises=0)],
     "spike": [Spike(MEL, window=3), Spike("sample.score", window=3)],
     "target": [Target(MEL, 2.5), Target("sample.score", 20)],
     "threshold": [Threshold(MEL, 2.5), Threshold("sample.score", minimum=20)],
@@ -234,6 +243,10 @@ FAILING = {
     "overfit": (
         rule("overfit"),
         [start(), *((trained(n, mel=3.0 - n / 2), evaluated(n, 3.0 + n / 2)) for n in range(4))],
+    ),
+    "ears_agree": (
+        rule("ears_agree"),
+        [start(), *((trained(n), scored(n, 20 - 2 * n), evaluated(n, 3.0 - n / 2)) for n in range(4))],
     ),
     "spike": (rule("spike", metric=MEL), [start(), curve(3.0, 2.9, 3.0, 2.9, 3.0, 2.9, 30.0)]),
     "target": (rule("target", metric=MEL, value=2.5), [start(), curve(3.0, 2.4)]),

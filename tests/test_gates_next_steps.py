@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from records import curve, evaluated, incident, phase, record_of, saved, scored, start, trained
 
@@ -214,3 +216,77 @@ def test_the_steps_of_the_gravest_reason_come_first_and_none_twice():
 
 def test_nothing_is_asked_of_a_run_that_goes_well():
     assert evaluate(record_of(start(), curve(4.0, 3.6, 3.3)), CHECKLIST).next_steps == ()
+
+
+# Samples
+
+
+def judged_samples(epoch, score, folder="", **faults):
+    return replace(scored(epoch, score), folder=folder, faults=faults)
+
+
+def test_samples_that_became_worse_are_named_with_the_faults_that_came_in():
+    events = [
+        judged_samples(0, 20.0, "gatekeeper/samples/10", noisy=1),
+        judged_samples(1, 21.0, "gatekeeper/samples/20", noisy=2),
+        judged_samples(2, 15.0, "gatekeeper/samples/30", noisy=2, skipped=3, late_stop=5),
+        *curve(3.0, 2.9, 2.8),
+    ]
+    step = advice("not_regressed", start(), events, metric="sample.score", by=1)["listen"]
+    assert step.message == (
+        "listen to the samples of gatekeeper/samples/30 and gatekeeper/samples/20, the best before it: more faults of "
+        "the kind late_stop in 5 (before: 0), skipped in 3 (before: 0)"
+    )
+    assert step.values == {
+        "step": 30,
+        "against_step": 20,
+        "folder": "gatekeeper/samples/30",
+        "against": "gatekeeper/samples/20",
+        "faults": {"late_stop": (0, 5), "skipped": (0, 3)},
+    }
+
+
+def test_a_loss_that_the_ears_do_not_agree_with_asks_to_listen_and_to_lower_the_rate():
+    events = [event for n in range(4) for event in (trained(n), scored(n, 20 - 2 * n), evaluated(n, 3.0 - n / 10))]
+    steps = advice("ears_agree", start(), events)
+    assert list(steps) == ["listen", "lower_lr", "filter_data"]
+    assert "the loss falls and the voice suffers" in steps["lower_lr"].message
+
+
+def test_artifacts_below_their_limit_ask_to_listen_and_not_for_a_smaller_batch():
+    steps = advice("threshold", start(), scored(0, artifacts=1.5), curve(3.0), metric="sample.artifacts", minimum=2)
+    assert list(steps) == ["keep_checkpoint", "listen"]
+
+
+def test_other_languages_that_are_forgotten_ask_for_clips_of_them():
+    events = [scored(0, other_languages=4.5), scored(1, other_languages=3.0), *curve(3.0, 2.9)]
+    steps = advice("not_regressed", start(), events, metric="sample.other_languages", by=1, since="first")
+    assert list(steps) == ["mix_languages"]
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_where_the_goal_is_reached_the_first_step_is_to_hear_the_best(heard):
+    samples = [judged_samples(1, 20.0, "gatekeeper/samples/20")] if heard else []
+    steps = advice("target", start(), samples, curve(3.0, 2.4), saved(20, "best"), metric=MEL, value=2.5)
+    assert next(iter(steps)) == "sample_best"
+    said = {
+        False: "hear what best_model_20.pth says: xtts-gatekeeper sample RUN --checkpoint best",
+        True: "listen to the best one's samples in gatekeeper/samples/20",
+    }
+    assert steps["sample_best"].message == said[heard]
+
+
+def test_a_plateau_that_stops_the_run_asks_to_hear_the_best_first():
+    level = (*(4.0 - n / 4 for n in range(4)), *[3.0] * 30)
+    rule = PolicyRule("plateau", RULES["plateau"](metric=MEL), "stop")
+    verdict = evaluate(record_of(start(), curve(*level), saved(50, "best")), Policy("mine", MEL, 1, (rule,), ()))
+    assert verdict.verdict == "stop"
+    assert verdict.next_steps[0].code == "sample_best"
+
+
+def test_a_model_that_cannot_be_asked_to_speak_is_not():
+    logged_loss = [evaluated(n, metrics={"eval.loss_spec": value}) for n, value in enumerate((3.0, 2.4))]
+    metrics = {"metric": "eval.loss_spec", "value": 2.5}
+    policy = Policy("mine", "eval.loss_spec", 1, (PolicyRule("target", RULES["target"](**metrics), "tune"),), ())
+    verdict = evaluate(record_of(start(), logged_loss, saved(20, "best")), policy)
+    assert "sample_best" not in {step.code for step in verdict.next_steps}

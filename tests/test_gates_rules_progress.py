@@ -4,9 +4,10 @@ import math
 from random import Random
 
 import pytest
-from records import curve, record_of, scored
+from records import curve, evaluated, record_of, scored, start, trained
 
 from xtts_gatekeeper.gates.rules.base import When
+from xtts_gatekeeper.gates.rules.ears_agree import EarsAgree
 from xtts_gatekeeper.gates.rules.improved import Improved
 from xtts_gatekeeper.gates.rules.not_regressed import NotRegressed
 from xtts_gatekeeper.gates.rules.not_worsening import NotWorsening
@@ -280,3 +281,78 @@ def test_a_plateau_lasts_until_a_clearly_better_best():
 )
 def test_a_target_is_reached_and_a_threshold_kept_by_the_latest_value(rule, values, expected):
     assert status(rule, values) == expected
+
+
+# What listeners and measures of samples add
+
+
+def heard(losses, scores, **values):
+    """The finding of `ears_agree` on a run with these evaluations and, at the same steps, these scores of samples."""
+    events = [
+        event
+        for n, (loss, score) in enumerate(zip(losses, scores, strict=True))
+        for event in (trained(n), *([] if score is None else [scored(n, score)]), evaluated(n, loss))
+    ]
+    return EarsAgree(**values).check(record_of(start(), events))
+
+
+@pytest.mark.parametrize(
+    ("losses", "scores", "expected"),
+    [
+        ([3.0, 2.9, 2.8], [20.0, 18.0, 18.0], "failed"),
+        ([3.0, 2.9, 2.8], [20.0, 18.6, 18.0], "passed"),  # one of the two is worse by less than 1.5
+        ([3.0, 2.9, 2.8, 2.7], [20.0, 18.0, 20.0, 18.0], "passed"),  # once is not twice in a row
+        ([3.0, 2.9, 2.8], [18.0, 19.0, 20.0], "passed"),
+        ([3.0, 3.1, 3.2], [20.0, 18.0, 18.0], "passed"),  # both say worse: other rules see to that
+        ([3.0, 2.99, 2.99], [20.0, 18.0, 18.0], "passed"),  # the loss stood still
+        ([3.0, 2.9, 2.8, 2.7, 2.6], [20.0, 17.0, 20.5, 18.5, 18.4], "passed"),  # within its own noise
+        ([3.0, 2.9, 2.8, 2.7], [20.5, None, 18.0, 18.0], "failed"),
+        ([3.0, 2.9, 2.8], [None, 20.0, 18.0], "too_early"),
+        ([3.0, 2.9, 2.8], [None, None, None], "not_measured"),
+        ([3.0, 2.9, 2.8, 2.7], [20.0, NAN, 18.0, 18.0], "failed"),
+        ([3.0, NAN, 2.8], [20.0, 18.0, 18.0], "failed"),
+        ([NAN, NAN, NAN], [20.0, 18.0, 18.0], "passed"),
+    ],
+)
+def test_a_loss_that_falls_while_the_samples_become_worse_is_a_disagreement(losses, scores, expected):
+    assert heard(losses, scores).status == expected
+
+
+def test_the_samples_of_the_base_model_are_older_than_the_first_evaluation():
+    events = [event for n, mel in enumerate((3.0, 2.5)) for event in (trained(n), scored(n, 18.0), evaluated(n, mel))]
+    finding = EarsAgree().check(record_of(start(), scored(0, 21.0, step=0), events))
+    assert finding.status == "failed"
+    assert finding.evidence["best_step"] == 0
+    assert finding.evidence["gain"] == pytest.approx(0.5 / 2.75)
+
+
+@pytest.mark.parametrize(
+    ("values", "since", "expected"),
+    [
+        ([4.0, 4.5, 3.2], "best", "failed"),
+        ([4.0, 4.5, 3.2], "first", "passed"),
+        ([4.0, 4.5, 2.9], "first", "failed"),
+        ([NAN, 4.0, 2.9], "first", "failed"),
+        ([4.0], "first", "too_early"),
+        ([], "first", "not_measured"),
+    ],
+)
+def test_a_step_back_is_one_from_the_best_or_from_the_first(values, since, expected):
+    scores = [scored(n, other_languages=value) for n, value in enumerate(values)]
+    record = record_of(curve(*[2.0] * 3), scores)
+    assert NotRegressed("sample.other_languages", 1.0, since).check(record).status == expected
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "enough", "expected"),
+    [
+        (SCORE, [23.0, 22.6], 22.5, "passed"),
+        (SCORE, [23.0, 22.5], 22.5, "passed"),
+        (SCORE, [23.0, 22.4], 22.5, "failed"),
+        (SCORE, [20.0, 21.0], 22.5, "passed"),
+        (MEL, [1.9, 2.0], 2.0, "passed"),
+        (MEL, [1.9, 2.1], 2.0, "failed"),
+    ],
+)
+def test_what_is_good_enough_need_not_improve(metric, values, enough, expected):
+    assert status(Improved(metric, enough=enough), values) == expected

@@ -2,6 +2,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
@@ -482,3 +483,52 @@ def test_what_was_done_at_the_step_of_a_checkpoint_is_taken_back_only_if_it_came
     for told, factor in ((4, 0.5), (3, 1.0)):
         progress = progress_at(RunRecord(events), start(4, 1, told=told), "eval.mel_ce")
         assert progress is not None and progress.lr_factor == factor
+
+
+# Scores of samples
+
+
+def steps_scored(*events):
+    return [(score.step, score.metrics["sample.score"]) for score in record_of(*events).sample_scores]
+
+
+def at(step, score, **values):
+    return replace(scored(0, score, step=step), **values)
+
+
+def test_scores_of_an_abandoned_stretch_are_left_out():
+    before = [start(), at(0, 20), curve(3.0, 2.9), at(20, 21), at(30, 15)]
+    assert steps_scored(before, start(step=20, epoch=2)) == [(0, 20), (20, 21)]
+    again = [*curve(2.8, first=2), at(30, 22)]
+    assert steps_scored(before, start(step=20, epoch=2), again) == [(0, 20), (20, 21), (30, 22)]
+
+
+def test_a_score_that_comes_late_belongs_to_the_step_of_its_samples():
+    late = [start(), curve(3.0, 2.9, 2.8), at(10, 20), at(20, 21)]
+    assert steps_scored(late) == [(10, 20), (20, 21)]
+    assert steps_scored(late, start(step=15, epoch=1)) == [(10, 20)]
+    out_of_order = [start(), curve(3.0, 2.9), at(20, 21), at(10, 20)]
+    assert steps_scored(out_of_order) == [(10, 20), (20, 21)]
+
+
+def test_a_rewind_takes_back_the_scores_between_where_it_goes_and_where_it_is():
+    rewind = Action(step=300, epoch=2, name="rewind", message="", values={"to_step": 100})
+    before = [start(), at(100, 20), at(200, 19), at(300, 10)]
+    assert steps_scored(before, rewind) == [(100, 20)]
+    assert steps_scored(before, rewind, at(310, 21)) == [(100, 20), (310, 21)]  # steps count on
+    assert steps_scored(before, rewind, at(310, 21), start(200, 1)) == [(100, 20), (200, 19)]  # the rewind is undone
+
+
+def test_samples_that_are_judged_again_count_once():
+    assert steps_scored(start(), at(10, 20), at(10, 21), at(20, 22)) == [(10, 21), (20, 22)]
+
+
+def test_scores_of_other_prompts_than_the_latest_are_not_compared_with_it():
+    assert steps_scored(start(), at(10, 20, prompts="old"), at(20, 21), at(30, 22)) == [(20, 21), (30, 22)]
+
+
+def test_listeners_outrank_measures_and_are_never_mixed_with_them():
+    measures = [start(), at(10, 20), at(20, 21), at(30, 22)]
+    listeners = [at(10, 12, by="listeners"), at(30, 14, by="listeners")]
+    assert steps_scored(measures, listeners) == [(10, 12), (30, 14)]
+    assert steps_scored(measures, listeners, at(40, 23)) == [(10, 20), (20, 21), (30, 22), (40, 23)]

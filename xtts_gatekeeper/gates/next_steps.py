@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from xtts_gatekeeper.gates.sample_advice import what_to_hear, where_best_is_heard
 from xtts_gatekeeper.record import RunRecord
 from xtts_gatekeeper.series import median_slope, noise_allowance
 
@@ -215,6 +216,8 @@ def _flat(case: _Case, reason: Reason) -> list[NextStep]:
         steps += _raise_lr(case, 2.0, "train and eval losses both stand still")
     else:
         steps += _lower_lr(case, 0.5, "a finer phase from the best checkpoint may still gain a little")
+    if reason.outcome == "stop":
+        steps = [*_hear_best(case), *steps]
     return [*steps, NextStep("listen", "listen to the best checkpoint's samples: it may be good enough")]
 
 
@@ -290,14 +293,43 @@ def _leak(case: _Case, reason: Reason) -> list[NextStep]:
 
 
 def _reached(case: _Case, reason: Reason) -> list[NextStep]:
-    return [*_keep_best(case), NextStep("listen", "the goal is reached: compare samples, then deploy")]
+    said = "the goal is reached: compare samples, then deploy"
+    return [*_hear_best(case), *_keep_best(case), NextStep("listen", said)]
+
+
+def _hear_best(case: _Case) -> list[NextStep]:
+    """The report's first step: a model is judged by what it says, not by its loss. Only XTTS can be asked to speak."""
+    best = case.best
+    if best is None or not best["checkpoint"] or case.record.model.name != "XTTS":
+        return []
+    said, values = where_best_is_heard(case.record, best["step"], best["checkpoint"])
+    return [NextStep("sample_best", said, values)]
 
 
 def _listen(case: _Case, reason: Reason) -> list[NextStep]:
-    return [
-        *_keep_best(case),
-        NextStep("listen", "compare the samples with those of the checkpoint before: which fault came in, and when"),
-    ]
+    if reason.evidence.get("metric") == "sample.other_languages":
+        return [_forgetting()]
+    said, values = what_to_hear(case.record)
+    return [*_keep_best(case), NextStep("listen", said, values)]
+
+
+def _forgetting() -> NextStep:
+    said = (
+        "if the other languages are still needed, mix clips of them into the training set or lower the rate; else "
+        "leave this rule out"
+    )
+    return NextStep("mix_languages", said)
+
+
+def _limit(case: _Case, reason: Reason) -> list[NextStep]:
+    heard = str(reason.evidence.get("metric", "")).startswith("sample.")
+    return _listen(case, reason) if heard else _tune_first(case, reason)
+
+
+def _disagree(case: _Case, reason: Reason) -> list[NextStep]:
+    said, values = what_to_hear(case.record)
+    lower = _lower_lr(case, 0.5, "the loss falls and the voice suffers")
+    return [NextStep("listen", said, values), *lower, *_data(case)]
 
 
 def _tune_first(case: _Case, reason: Reason) -> list[NextStep]:
@@ -316,6 +348,8 @@ _ADVICE: dict[str, Callable[[_Case, Any], list[NextStep]]] = {
     "improved": _no_gain,
     "trend": _trend,
     "not_regressed": _listen,
+    "ears_agree": _disagree,
+    "threshold": _limit,
     "spike": _spiked,
     "target": _reached,
     "gradients": _exploding,

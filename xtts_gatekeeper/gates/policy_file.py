@@ -172,7 +172,7 @@ class _Reader:
             return tuple(self.rule(item, set(), earlier)[1] for item in items)
         if typing.get_origin(hint) is Literal:
             return self.choice(node, typing.get_args(hint))
-        return self.scalar(node, hint)
+        return self.scalar(node, float if hint == (float | None) else hint)
 
     def whole(self, key: str, keys: dict[str, yaml.Node]) -> int:
         number: int = self.scalar(keys[key], int)

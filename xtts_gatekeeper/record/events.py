@@ -227,12 +227,17 @@ class Evaluation(Event):
 class SampleScore(Event):
     """The fixed prompts were spoken and judged: `metrics` by name, `sample.score` being the rubric's total of 25.
 
-    Higher is better. `prompts` is the fingerprint of the prompts: scores over different ones are not compared.
+    `step` and `epoch` are those of the weights that spoke: judging may take a while. `prompts` is the fingerprint of
+    the prompts: scores over different ones are not compared. `by` tells who judged: `measures`, or `listeners`, who
+    outrank them. `folder` is where the samples lie, relative to the run; `faults` counts them by kind.
     """
 
     type: ClassVar[str] = "sample_score"
     metrics: dict[str, float]
     prompts: str | None = None
+    by: str = "measures"
+    folder: str = ""
+    faults: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,9 +91,11 @@ MODELS: tuple[Model, ...] = (
     ),
 )
 
-#: Scores for which higher is better; everything else is a loss. The five are the rows of the checklist's rubric.
+#: Scores for which higher is better; everything else is a loss. The five are the rows of the checklist's rubric;
+#: `other_languages` are marks, too, of prompts in languages that are not trained on.
 HIGHER_IS_BETTER = frozenset(
-    f"sample.{name}" for name in ("score", "intelligibility", "prosody", "pronunciation", "stopping", "artifacts")
+    f"sample.{name}"
+    for name in ("score", "intelligibility", "prosody", "pronunciation", "stopping", "artifacts", "other_languages")
 )
 
 
@@ -125,4 +127,4 @@ def known_metrics() -> set[str]:
     """Every metric and role that a policy can name without saying more."""
     logged = {name for model in MODELS for names in model.roles.values() for name in names}
     logged |= {name for model in MODELS for name in model.signature} | {"loss_mel_ce", *ROLES}
-    return {f"{side}.{name}" for side in ("eval", "train") for name in logged} | set(HIGHER_IS_BETTER)
+    return {f"{side}.{name}" for side in ("eval", "train") for name in logged} | HIGHER_IS_BETTER | {"sample.faults"}

@@ -29,6 +29,9 @@ from xtts_gatekeeper.record.events import (
 from xtts_gatekeeper.record.models import HIGHER_IS_BETTER, Model, model_of, resolve
 from xtts_gatekeeper.series import median_slope, noise_allowance
 
+#: Who judged samples, where people did: `SampleScore.by`.
+LISTENERS = "listeners"
+
 Source = Literal["journal", "console", "tensorboard", "table"]
 
 
@@ -252,11 +255,20 @@ class RunRecord:
         """The crashes that a supervisor has seen."""
         return tuple(e for e in self.events if isinstance(e, Crash))
 
-    @property
+    @cached_property
     def sample_scores(self) -> tuple[SampleScore, ...]:
-        """The scores of samples of the same prompts as the latest ones."""
-        scores = [e for e in self.events if isinstance(e, SampleScore)]
-        return tuple(score for score in scores if score.prompts == scores[-1].prompts)
+        """The scores that can be compared with the latest, by step; those of abandoned stretches left out.
+
+        They are of the same prompts, one a step (the last to be recorded), and of one kind of judge: the listeners
+        where they have heard the latest samples, else the measures. The two are no one scale, and are never mixed.
+        """
+        scores = scores_on_line(self.events)
+        if not scores:
+            return ()
+        latest = [score for score in scores if score.step == scores[-1].step and score.prompts == scores[-1].prompts]
+        judge = max(latest, key=lambda score: score.by == LISTENERS).by
+        chosen = {score.step: score for score in scores if (score.prompts, score.by) == (scores[-1].prompts, judge)}
+        return tuple(chosen.values())
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -337,6 +349,26 @@ def line_of(events: Iterable[Event]) -> list[Event]:
             line.append((told, event))
             told += 1
     return [event for _, event in line]
+
+
+def scores_on_line(events: Sequence[Event]) -> list[SampleScore]:
+    """The scores of samples of weights on the line in use, by step.
+
+    A score is known by the step of its samples, not by its place among the events: judging takes a while, and what it
+    tells may come after a later evaluation. So a resume takes back what lies behind the step it goes back to, and a
+    rewind, after which steps count on, what lies between the step it goes back to and its own.
+    """
+    kept: list[SampleScore] = []
+    for event in events:
+        if isinstance(event, Start):
+            kept = [score for score in kept if score.step <= event.step]
+        elif isinstance(event, SampleScore):
+            kept.append(event)
+    for event in line_of(events):
+        if isinstance(event, Action) and event.name == "rewind":
+            back = int(event.values.get("to_step", event.step))
+            kept = [score for score in kept if not back < score.step <= event.step]
+    return sorted(kept, key=lambda score: score.step)
 
 
 def _lies_before(number: int, event: Event, start: Start) -> bool:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from xtts_gatekeeper.gates.rules.runtime import duration
+from xtts_gatekeeper.report.samples import print_samples
 from xtts_gatekeeper.report.table import COLUMNS, format_cell
 
 #: Column -> its header on two lines, so that the table fits 80 columns.
@@ -176,6 +177,7 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
         console.print(line, markup=False, soft_wrap=True)
     print_analysis(console, status["analysis"])
     print_health(console, status["health"])
+    print_samples(console, status["samples"])
     for incident in status["incidents"]:
         console.print(f"Incident at step {incident['step']}: {incident['message']}", markup=False, soft_wrap=True)
     for crash in status["crashes"]:

@@ -17,6 +17,7 @@ from xtts_gatekeeper.gates.rules.runtime import Runtime
 from xtts_gatekeeper.record import Evaluation, RunRecord, TrainEpoch, VerdictEvent
 from xtts_gatekeeper.record.events import Crash
 from xtts_gatekeeper.record.journal import FOLDER
+from xtts_gatekeeper.report.samples import latest_samples
 
 #: Column -> key of a row, in the checklist's order.
 COLUMNS = {
@@ -119,6 +120,7 @@ def status(run: Path, record: RunRecord, policy: Policy) -> dict[str, Any]:
         "phases": [{"name": p.name, "lr": p.lr, "step": p.step, "epoch": p.epoch, "why": p.why} for p in record.phases],
         "actions": [action.to_dict() for action in record.actions],
         "health": health(record),
+        "samples": latest_samples(record),
         "analysis": analysis(record, policy.objective, target.value if target else None),
         "verdict": evaluate(record, policy).to_dict(),
         "files": files,
@@ -202,5 +204,5 @@ def format_cell(key: str, value: Any) -> str:
     if key == "lr_end":
         return ", ".join(dict.fromkeys(f"{lr:.3g}" for lr in value))
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.1f}" if key == "sample_score" else f"{value:.4f}"
     return str(value)

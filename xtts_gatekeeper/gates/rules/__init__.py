@@ -9,6 +9,7 @@ from xtts_gatekeeper.gates.rules.checkpoint_intact import CheckpointIntact
 from xtts_gatekeeper.gates.rules.combine import AllOf, AnyOf, AtLeast
 from xtts_gatekeeper.gates.rules.comparable import Comparable
 from xtts_gatekeeper.gates.rules.divergence import Divergence
+from xtts_gatekeeper.gates.rules.ears_agree import EarsAgree
 from xtts_gatekeeper.gates.rules.finite import Finite
 from xtts_gatekeeper.gates.rules.gradients import Gradients
 from xtts_gatekeeper.gates.rules.improved import Improved
@@ -41,6 +42,7 @@ RULES: dict[str, type[Any]] = {
     "plateau": Plateau,
     "slowing": Slowing,
     "overfit": Overfit,
+    "ears_agree": EarsAgree,
     "spike": Spike,
     "target": Target,
     "threshold": Threshold,

@@ -13,6 +13,7 @@ Metric = NewType("Metric", str)
 
 EVAL_OBJECTIVE = Metric("eval.objective")
 TRAIN_OBJECTIVE = Metric("train.objective")
+SAMPLE_SCORE = Metric("sample.score")
 
 #: `too_early`: the points will come; `not_measured`: this run has nothing of the kind.
 Status = Literal["passed", "failed", "too_early", "not_measured"]

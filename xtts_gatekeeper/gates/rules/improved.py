@@ -18,7 +18,8 @@ class Improved:
     """The latest `metric` is better than it was `since` then, by more than `by` (a share of what it was).
 
     The latest is the median of the last `window` values, so that with 3 one wild evaluation decides nothing; but a
-    value better than all before it speaks for itself.
+    value better than all before it speaks for itself. What is at least as good as `enough` need not improve: nobody can
+    sound better than real speech.
 
     `since` is `first` (the first comparable point), `previous` (the point before), `best` (the best before) or
     `previous_gate` (the point at which the gate before this one in the policy came due, `gate`; the policy's reader
@@ -30,10 +31,13 @@ class Improved:
     by: float = 0.0
     window: int = 1
     gate: When | None = None
+    enough: float | None = None
 
     def __post_init__(self) -> None:
         require(0 <= self.by < math.inf, f"by is {self.by}, it must be 0 or more")
         require(self.window >= 1, f"window is {self.window}, it must be 1 or more")
+        good = self.enough is None or math.isfinite(self.enough)
+        require(good, f"enough is {self.enough}, it must be a number")
 
     def check(self, record: RunRecord) -> Finding:
         """See the class."""
@@ -68,6 +72,8 @@ class Improved:
         since = "the first measurement" if self.since == "first" else name
         if gain > self.by:
             return Finding("passed", f"{points.metric} improved since {since}: {change}", evidence)
+        if self.enough is not None and sign * (self.enough - value) >= 0:
+            return Finding("passed", f"{points.metric} is good enough at {value:.4g} ({self.enough:g})", evidence)
         enough = f" by {self.by:.1%}" if self.by else ""
         return Finding("failed", f"{points.metric} has not improved{enough} since {since}: {change}", evidence)
 
