@@ -27,6 +27,39 @@ def toy_base(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def speaking_base(toy_base, tmp_path_factory):
+    """A toy base with weights for all of the XTTS, decoder included, so that it speaks: noise, of 4 s at most."""
+    return make_speaking_base(toy_base, tmp_path_factory.mktemp("toy") / "speaking")
+
+
+def make_speaking_base(toy_base, folder):
+    """Make it in `folder` out of a toy base on the same disk."""
+    import json
+
+    import torch
+    from TTS.tts.models.xtts import Xtts
+
+    from xtts_gatekeeper.checkpoints.source import build_xtts
+    from xtts_gatekeeper.toy.model import TOY_ARGS
+
+    folder.mkdir()
+    for name in ("vocab.json", "dvae.pth", "mel_stats.pth"):
+        os.link(toy_base / name, folder / name)
+    args = {**TOY_ARGS, "gpt_max_audio_tokens": 90}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model: Xtts = build_xtts({"model": "xtts", "model_args": args}, folder / "vocab.json")
+    # What training leaves in a real one, and 0 from birth.
+    state = {
+        key: torch.full_like(value, 0.01) if key.endswith("running_mean") else value
+        for key, value in model.state_dict().items()
+    }
+    torch.save({"model": state}, folder / "model.pth")
+    (folder / "config.json").write_text(json.dumps({"model_args": args}))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def speech(tmp_path_factory):
     """LJSpeech folder with 16 short clips spoken by espeak-ng."""
     from xtts_gatekeeper.toy.sentences import SENTENCES

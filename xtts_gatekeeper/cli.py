@@ -341,6 +341,146 @@ def resume(context: click.Context, run: str, dry_run: bool, to: Path | None, as_
     context.exit(0 if document["file"] else EXIT_CHECK_FAILED)
 
 
+@cli.command()
+@click.argument("wavs", metavar="[WAV]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--text", metavar="TEXT", help="What the file says.")
+@click.option(
+    "--metadata", metavar="FILE", type=click.Path(path_type=Path), help="What the files say; without WAV, all of them."
+)
+@click.option("--language", metavar="CODE", help="A language of XTTS. Default: what the metadata says.")
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    metavar="WAV|FILE|RUN",
+    type=click.Path(path_type=Path),
+    help="Real clips of the speaker, best with texts: a metadata file or a run's held-out clips. May be repeated.",
+)
+@click.option(
+    "--calibration", metavar="FILE", type=click.Path(path_type=Path), help="A run's calibration.json instead."
+)
+@click.option(
+    "--models",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder with the measures' models. Default: XTTS_GATEKEEPER_MODELS.",
+)
+@click.option("--download", is_flag=True, help="Fetch missing models from the Hugging Face hub.")
+@click.option(
+    "--whisper",
+    default="base",
+    show_default=True,
+    type=click.Choice(["base", "small", "medium", "large-v3"]),
+    help="Size of the recogniser.",
+)
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Cores to use.")
+@_JSON
+@click.pass_context
+def measure(
+    context: click.Context,
+    wavs: tuple[Path, ...],
+    text: str | None,
+    metadata: Path | None,
+    language: str | None,
+    references: tuple[Path, ...],
+    calibration: Path | None,
+    models: Path | None,
+    download: bool,
+    whisper: str,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Measure speech and name its faults: words, ends, noise, artefacts, clipping, pitch, voice.
+
+    Limits come from the speaker's own clips where they are given. Exit code 1: a file has a fault. Needs the `measures`
+    extra.
+    """
+    from xtts_gatekeeper.samples.measure_verb import run_measure
+    from xtts_gatekeeper.samples.measures.models import Models
+
+    found = Models(models, download, whisper, threads)
+    context.exit(run_measure(wavs, text, metadata, language, references, calibration, found, as_json))
+
+
+@cli.command()
+@click.argument("paths", metavar="RUN|CKPT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    metavar="best|latest|previous|base|FILE",
+    help="Which weights of RUN; may be repeated. Default: the samples before the best, and the best.",
+)
+@click.option(
+    "--prompts",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="What to say, YAML or one sentence a line. Default: what the run's samples say.",
+)
+@click.option(
+    "--takes", metavar="N", type=click.IntRange(1), help="Samples of each prompt. Default: the run's, else 1."
+)
+@click.option(
+    "--voice",
+    multiple=True,
+    metavar="WAV",
+    type=click.Path(path_type=Path),
+    help="A clip of the voice; may be repeated. Default: the run's held-out clips.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    help="Where to speak. Default: a GPU, unless the run is being trained.",
+)
+@click.option("--no-measure", is_flag=True, help="Speak only.")
+@click.option(
+    "--models",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder with the measures' models. Default: XTTS_GATEKEEPER_MODELS.",
+)
+@click.option("--download", is_flag=True, help="Fetch missing models from the Hugging Face hub.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the samples go to. Default: RUN/gatekeeper/samples.",
+)
+@_JSON
+@click.pass_context
+def sample(
+    context: click.Context,
+    /,
+    paths: tuple[Path, ...],
+    checkpoints: tuple[str, ...],
+    no_measure: bool,
+    as_json: bool,
+    **wishes: Any,
+) -> None:
+    """Speak fixed prompts with the weights of RUN or CKPT, measure them, and compare.
+
+    The prompts, the voice and the seeds are those of the samples that RUN made while it trained, so that a set can be
+    held against any other. Exit code 1: nothing could be spoken. Needs the `train` extra, and `measures` to measure.
+    """
+    from contextlib import redirect_stdout
+
+    from xtts_gatekeeper.samples import sample_verb
+
+    wish = sample_verb.Wish(checkpoints=checkpoints, measure=not no_measure, **wishes)
+    with redirect_stdout(sys.stderr):
+        result = sample_verb.sample(paths, wish, lambda line: click.echo(line, err=True))
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        from rich.console import Console
+
+        from xtts_gatekeeper.samples.sample_table import print_result
+
+        print_result(Console(highlight=False), result)
+    context.exit(0 if result.spoke else EXIT_CHECK_FAILED)
+
+
 @cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option(
     "--max-restarts",

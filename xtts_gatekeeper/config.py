@@ -6,6 +6,7 @@ No `from __future__ import annotations` here: coqpit reads the fields' real type
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_gatekeeper.checkpoints.retention import DEFAULT, parse_policy, split_terms
@@ -31,10 +32,14 @@ __all__ = [
     "HangConfig",
     "OutOfMemoryConfig",
     "PhaseConfig",
+    "SamplesConfig",
 ]
 
 #: What may be done about eval clips that are trained on.
 LEAK_ANSWERS = ("warn", "exclude", "refuse")
+
+#: Sizes of the recogniser by which samples are measured.
+WHISPER_SIZES = ("base", "small", "medium", "large-v3")
 
 
 class Section(Coqpit):
@@ -251,6 +256,62 @@ class DatasetConfig(Section):
 
 
 @dataclass
+class SamplesConfig(Section):
+    """What the model speaks while it trains, and what is measured of it."""
+
+    every: int = field(
+        default=1,
+        metadata={"help": "Speak the prompts at every so many evaluations, at new bests and at gates; 0: never."},
+    )
+    prompts: str = field(
+        default="", metadata={"help": "A file of prompts, YAML or one a line; by default ours in the run's languages."}
+    )
+    takes: int = field(default=1, metadata={"help": "Samples of each prompt, with seeds of their own."})
+    voice: list[str] = field(
+        default_factory=list, metadata={"help": "Clips of the voice; by default the longest held-out ones."}
+    )
+    other_languages: int = field(
+        default=2, metadata={"help": "So many languages that are not trained on are spoken, too, against forgetting."}
+    )
+    seconds: float = field(default=120.0, metadata={"help": "Time to speak in at one check; what is left is left out."})
+    wait_seconds: float = field(
+        default=120.0, metadata={"help": "How long a gate, and the end of training, wait for samples to be measured."}
+    )
+    measure: bool = field(default=True, metadata={"help": "Measure the samples, in a process beside training."})
+    threads: int = field(default=1, metadata={"help": "Processor threads of that process."})
+    models: str = field(
+        default="", metadata={"help": "Folder of the measures' models; by default that in XTTS_GATEKEEPER_MODELS."}
+    )
+    whisper: str = field(default="base", metadata={"help": "Size of the recogniser: base, small, medium or large-v3."})
+    download: bool = field(default=False, metadata={"help": "Fetch models that are missing from the hub."})
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether samples were asked for, as against being there by default."""
+        return bool(self.every) and {k: v or None for k, v in self.flat()} != {
+            k: v or None for k, v in SamplesConfig().flat()
+        }
+
+    def check(self) -> None:
+        """Check the section.
+
+        Raises:
+            UserError: a number that makes no sense, or a folder of models that is not there.
+        """
+        for name, least in (("every", 0), ("takes", 1), ("other_languages", 0), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"samples.{name} is {getattr(self, name)}; give a number from {least} on.")
+        for name in ("seconds", "wait_seconds"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0) or (name == "seconds" and not value):
+                raise UserError(f"samples.{name} is {value}; give a number of seconds above 0.")
+        if self.whisper not in WHISPER_SIZES:
+            raise UserError(f"samples.whisper is {self.whisper!r}, {nearest(self.whisper, WHISPER_SIZES)}")
+        if self.models and not Path(self.models).is_dir():
+            raise UserError(f"samples.models {self.models} is no folder; give the one that holds the models.")
+
+
+@dataclass
 class CheckpointsConfig(Section):
     """Which files are kept, and who writes them."""
 
@@ -342,6 +403,7 @@ class GatekeeperConfig(Section):
     hang: HangConfig = field(default_factory=HangConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
 
     def check(self) -> None:
         """Check the section as a whole.
@@ -357,6 +419,7 @@ class GatekeeperConfig(Section):
         self.hang.check()
         self.checkpoints.check()
         self.dataset.check()
+        self.samples.check()
         if self.lr_mismatch not in ("error", "warn"):
             raise UserError(f"lr_mismatch is {self.lr_mismatch!r}; give error or warn.")
         if self.watch_only and self.checkpoints.remote:

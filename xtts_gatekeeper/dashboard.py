@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 
 from xtts_gatekeeper.gates import Verdict
-from xtts_gatekeeper.record import Evaluation, TrainEpoch
+from xtts_gatekeeper.record import Evaluation, SampleScore, TrainEpoch
+from xtts_gatekeeper.samples.sets import SampleSet
+from xtts_gatekeeper.samples.speak import read_wav
 from xtts_gatekeeper.trainer_port import TrainerPort
 
 #: Prefix of every name of ours, so that they stand together and no reader of ours takes them for a second run.
@@ -41,5 +43,19 @@ class Dashboard:
         lines += [f"- next: {step.message}" for step in verdict.next_steps]
         self.port.dashboard_text(f"{SCOPE}/verdict", "\n".join(lines))
 
-    def _scalars(self, values: Mapping[str, float]) -> None:
-        self.port.dashboard_scalars(SCOPE, {name: value for name, value in values.items() if math.isfinite(value)})
+    def samples(self, made: SampleSet) -> None:
+        """What was spoken, by the names of the prompts."""
+        for sample in made.samples:
+            if sample.file:
+                audio, rate = read_wav(made.folder / sample.file)
+                take = f"-{sample.take + 1}" if sample.take else ""
+                self.port.dashboard_audio(f"{SCOPE}/sample.{sample.prompt}{take}", audio, rate, made.step)
+
+    def sample_score(self, score: SampleScore) -> None:
+        """The scores of samples, and their faults, at the step of the weights that spoke."""
+        faults = {f"sample.fault.{kind}": float(count) for kind, count in score.faults.items()}
+        self._scalars({**score.metrics, **faults}, score.step)
+
+    def _scalars(self, values: Mapping[str, float], step: int | None = None) -> None:
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self.port.dashboard_scalars(SCOPE, finite, step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtts_gatekeeper.dashboard import Dashboard
 from xtts_gatekeeper.dataset.guard import Data
@@ -15,6 +15,9 @@ from xtts_gatekeeper.record import Evaluation, VerdictEvent
 from xtts_gatekeeper.recorder import Recorder
 from xtts_gatekeeper.trainer_port import TrainerPort
 from xtts_gatekeeper.watch import Watch
+
+if TYPE_CHECKING:
+    from xtts_gatekeeper.samples.sampling import Sampling
 
 
 class Evaluating:
@@ -47,6 +50,8 @@ class Evaluating:
         self.policy = policy
         self.named = named
         self.data = data
+        #: Speaks the samples that the verdict looks at, where there are any.
+        self.sampling: Sampling | None = None
         #: The verdict on the latest evaluation, until it is acted on.
         self.verdict: Verdict | None = None
         self._meter = LossMeter()
@@ -67,24 +72,25 @@ class Evaluating:
         result = stock()
         with self.recorder.softly("evaluation"):
             metrics = meter.means("eval", self.named)
-            self.recorder.record(
-                Evaluation(
-                    step=self.port.step,
-                    epoch=self.port.epoch,
-                    metrics=metrics,
-                    batches=meter.batches,
-                    samples=meter.samples,
-                    skipped_batches=meter.skipped_batches,
-                    nonfinite_batches=meter.nonfinite_batches,
-                    mid_epoch=mid_epoch,
-                    eval_set=self.data.compared_as,
-                    leaked=len(self.data.leaks or ()),
-                    train_set=self.data.train_set,
-                    seconds=round(time.perf_counter() - began, 3),
-                    stock=self.watch.stock_means("eval"),
-                    gap=self.watch.gap(metrics),
-                )
+            evaluation = Evaluation(
+                step=self.port.step,
+                epoch=self.port.epoch,
+                metrics=metrics,
+                batches=meter.batches,
+                samples=meter.samples,
+                skipped_batches=meter.skipped_batches,
+                nonfinite_batches=meter.nonfinite_batches,
+                mid_epoch=mid_epoch,
+                eval_set=self.data.compared_as,
+                leaked=len(self.data.leaks or ()),
+                train_set=self.data.train_set,
+                seconds=round(time.perf_counter() - began, 3),
+                stock=self.watch.stock_means("eval"),
+                gap=self.watch.gap(metrics),
             )
+            if self.sampling is not None:  # first: a verdict knows what is on record before its evaluation
+                self.sampling.evaluated(evaluation)
+            self.recorder.record(evaluation)
             self._miss_objective()
             self._judge()
         return result

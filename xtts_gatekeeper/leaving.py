@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtts_gatekeeper import trainer_port
 from xtts_gatekeeper.black_box import BlackBox
@@ -19,6 +19,9 @@ from xtts_gatekeeper.report.console import status_text
 from xtts_gatekeeper.report.table import status
 from xtts_gatekeeper.signals import Requests
 from xtts_gatekeeper.trainer_port import StopTraining, TrainerPort
+
+if TYPE_CHECKING:
+    from xtts_gatekeeper.samples.sampling import Sampling
 
 
 class Leaving:
@@ -50,6 +53,8 @@ class Leaving:
         self.black_box = black_box
         #: Whether the weights are those from which a resume would go on.
         self.whole: Callable[[], bool] = lambda: True
+        #: Has samples measured, where there are any.
+        self.sampling: Sampling | None = None
         #: Whether an epoch is being trained, as against evaluated or between two.
         self.in_training = False
         #: The last epoch that was trained to its end.
@@ -58,6 +63,11 @@ class Leaving:
         self._requests = Requests()
         self._refusal: UserError | None = None
         self._in_fit = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether SIGTERM or Ctrl-C has asked to leave."""
+        return self._requests.asked is not None
 
     @property
     def next_epoch(self) -> int:
@@ -70,7 +80,7 @@ class Leaving:
         self.port.wrap("fit", self._around_fit)
         self.port.wrap("_fit", self._around_inner_fit)
         if self.keeper is not None:
-            self.keeper.hurry = lambda: self._requests.asked is not None
+            self.keeper.hurry = lambda: self.asked
 
     def if_asked(self) -> None:
         """Leave, when SIGTERM or Ctrl-C has asked for it; to be called between two batches."""
@@ -130,6 +140,8 @@ class Leaving:
             stock(*args, **kwargs)
         finally:
             self._flush()
+            if self.sampling is not None:
+                self.sampling.close()
             self._close_mirror()
             self._requests.unwatch()
             if self.black_box is not None:
@@ -170,6 +182,8 @@ class Leaving:
         elif how == "stopped" and self._trained:
             with self.recorder.softly("final_checkpoint"):
                 self.port.save_checkpoint()
+        if self.sampling is not None:
+            self.sampling.finish(wait=how != "terminated")
         self._end(how, message, cause)
         self.port.log(f"{how} at step {self.port.step}{': ' if message else ''}{message}")
 

@@ -36,6 +36,7 @@ from xtts_gatekeeper.record import Journal, RunRecord
 from xtts_gatekeeper.record.journal import FOLDER, journal_path
 from xtts_gatekeeper.recorder import Recorder
 from xtts_gatekeeper.resume_point import ResumePoint, ResumePoints
+from xtts_gatekeeper.samples.sampling import Sampling, prepare
 from xtts_gatekeeper.settings import check_trainer_paths, has_flag, section_in_effect
 from xtts_gatekeeper.starting import (
     audit_clips,
@@ -121,6 +122,7 @@ class Gatekeeper:
         self.phases: PhaseActor | None = None
         self.schedule: ConfigSchedule | None = None
         self.points: ResumePoints | None = None
+        self.sampling: Sampling | None = None
         self._save_asked = False
 
     def callbacks(self) -> dict[str, Callback]:
@@ -212,6 +214,8 @@ class Gatekeeper:
         if section.dataset.audit and port.is_main:
             looked, said = audit_clips(port)
             warnings += said
+        spoken, said = prepare(port, section.samples, eval_samples)
+        warnings += said
         plan = PhasePlan.of(section.phases or [])
         journal_file = journal_path(port.run_folder)
         before = RunRecord(
@@ -256,6 +260,17 @@ class Gatekeeper:
             flush = self.watch.steps.flush
             self.black_box = BlackBox(port, self.recorder, section.hang, leave=leave, flush=flush)
         self.leaving = Leaving(port, self.recorder, self.policy, self.keeper, mirror, self.black_box)
+        if spoken is not None and self.black_box is not None:
+            self.sampling = self.evaluating.sampling = self.leaving.sampling = Sampling(
+                port,
+                self.recorder,
+                self.dashboard,
+                self.policy,
+                section.samples,
+                spoken,
+                during=self.black_box.during,
+                asked=lambda: self.leaving.asked,
+            )
         if point is not None and point.next == "evaluation":
             self.leaving.trained_epoch = point.epoch
         if self.points is not None and self.black_box is not None:
@@ -317,7 +332,9 @@ class Gatekeeper:
     # Training
 
     def on_epoch_start(self, trainer: Any) -> None:
-        """Go on with the evaluation that an interruption has left out."""
+        """Speak before the first one; go on with the evaluation that an interruption has left out."""
+        if self.active and self.sampling is not None:
+            self.sampling.begin()
         if self.active and self.points is not None:
             self.points.run_begins_epoch()
 
@@ -364,6 +381,8 @@ class Gatekeeper:
         if limit and lost >= limit and not self.section.watch_only:
             self.watch.gradients.forgive()
             self.actions.on_lost_updates(lost, self.leaving.next_epoch)
+        if self.sampling is not None:
+            self.sampling.poll()
         self.leaving.if_asked()
         return outputs, losses
 

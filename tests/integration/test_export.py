@@ -345,7 +345,7 @@ def without_config(content):
     ("spoil", "sentence"),
     [
         (without_vocab, "tokenizer_file '/elsewhere/vocab.json' is not there; put the vocab.json"),
-        (of_another_model, "is of a vits model; export knows XTTS alone"),
+        (of_another_model, "is of a vits model; give a checkpoint of XTTS"),
         (without_decoder, "does not fit its config and vocab.json: Missing key"),
         (of_another_size, "does not fit its config and vocab.json: size mismatch"),
         (with_nan, "holds NaN or Inf in gpt.final_norm.bias"),

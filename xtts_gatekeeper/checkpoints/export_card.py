@@ -10,21 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_gatekeeper import __version__
-from xtts_gatekeeper.dataset.selection import EVAL_CLIPS
 from xtts_gatekeeper.errors import UserError
 from xtts_gatekeeper.gates import evaluate
 from xtts_gatekeeper.offline import Opened, open_run
 from xtts_gatekeeper.record import Start
-from xtts_gatekeeper.record.journal import FOLDER
 from xtts_gatekeeper.report.table import COLUMNS, format_cell, tracking_rows
+from xtts_gatekeeper.samples.voice import longest_of_a_speaker, read_held_out, seconds_of, usable_seconds
 
 if TYPE_CHECKING:
-    from xtts_gatekeeper.checkpoints.export import Source
-
-_MOST_HELD_OUT = 3
-_HELD_OUT_SECONDS = (3.0, 12.0)
-#: `Xtts.get_gpt_cond_latents` takes no voice from less.
-_SHORTEST_SECONDS = 0.33
+    from xtts_gatekeeper.checkpoints.source import Source
 
 _TEXT = "This is how the voice sounds after its fine-tuning."
 _XTTS_V2 = {"gpt_layers": 30, "gpt_n_model_channels": 1024, "gpt_n_heads": 16, "gpt_use_perceiver_resampler": True}
@@ -55,39 +49,13 @@ def choose_clips(run: Path, config: Mapping[str, Any], given: Sequence[Path]) ->
         UserError: a clip that was given cannot be used.
     """
     for path in given:
-        _seconds_of(path)
+        seconds_of(path)
     found = [Clip(path, "", "given") for path in dict.fromkeys(given)]
     found = found or list(_test_voices(config)) or _held_out(run)
     return [
         Clip(clip.path, f"reference_{number}{clip.path.suffix}", clip.origin, clip.text, clip.language)
         for number, clip in enumerate(found, 1)
     ]
-
-
-def _seconds_of(path: Path) -> float:
-    """Length of an audio file in seconds.
-
-    Raises:
-        UserError: it is no audio that soundfile reads, or too short for XTTS.
-    """
-    import soundfile
-
-    try:
-        seconds = float(soundfile.info(str(path)).duration)
-    except Exception as error:  # soundfile's own errors, and OSError
-        raise UserError(
-            f"the reference {path} cannot be read as audio ({type(error).__name__}); give a WAV file."
-        ) from None
-    if seconds < _SHORTEST_SECONDS:
-        raise UserError(f"the reference {path} has {seconds:.2f} s; XTTS needs {_SHORTEST_SECONDS} s, better 6.")
-    return seconds
-
-
-def _usable(path: Path) -> float | None:
-    try:
-        return _seconds_of(path)
-    except UserError:
-        return None
 
 
 def _test_voices(config: Mapping[str, Any]) -> Iterator[Clip]:
@@ -98,27 +66,17 @@ def _test_voices(config: Mapping[str, Any]) -> Iterator[Clip]:
         voices = sentence.get("speaker_wav") or ()
         for voice in [voices] if isinstance(voices, str) else voices:
             path = Path(str(voice))
-            if path not in seen and _usable(path) is not None:
+            if path not in seen and usable_seconds(path) is not None:
                 seen.add(path)
                 said = str(sentence.get("text") or ""), str(sentence.get("language") or "")
                 yield Clip(path, "", "voice of the run's test sentences", *said)
 
 
 def _held_out(run: Path) -> list[Clip]:
-    try:
-        listed = json.loads((run / FOLDER / EVAL_CLIPS).read_text(encoding="utf-8"))
-        clips = [(Path(clip["audio_file"]), clip) for clip in listed]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    shortest, longest = _HELD_OUT_SECONDS
-    timed = [(_usable(path), path, clip) for path, clip in clips]
-    usable = [(seconds, path, clip) for seconds, path, clip in timed if seconds and shortest <= seconds <= longest]
-    usable.sort(key=lambda item: (-item[0], str(item[1])))
     return [
-        Clip(path, "", "held out of training", str(clip.get("text") or ""), str(clip.get("language") or ""))
-        for _, path, clip in usable
-        if clip.get("speaker_name") == usable[0][2].get("speaker_name")
-    ][:_MOST_HELD_OUT]
+        Clip(clip.path, "", "held out of training", clip.text, clip.language)
+        for clip in longest_of_a_speaker(read_held_out(run))
+    ]
 
 
 # The card

@@ -307,8 +307,10 @@ def check_names(names: set[str], url: str) -> None:
 def is_small(name: str) -> bool:
     """Whether a file of a run is mirrored, though no checkpoint; by its name in the run."""
     if name.startswith(f"{FOLDER}/"):
-        # Our folder also holds what was put aside as broken, and the lock of the process that trains here.
-        return name != MANIFEST and ".pth" not in name and not name.endswith((PARTIAL, ".lock"))
+        # Our folder also holds what was put aside as broken, the lock of the process that trains here, and samples that
+        # are being spoken.
+        whole = not name.endswith((PARTIAL, ".lock")) and f"{PARTIAL}/" not in name
+        return name != MANIFEST and ".pth" not in name and whole
     return any(fnmatchcase(name, pattern) for pattern in _SMALL)
 
 
