@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from samples.real_speech import models_or_skip
 from traces import same, trace
 
 from xtts_gatekeeper import read_run
@@ -310,6 +311,24 @@ def test_scores_are_on_record_for_a_gate_before_its_evaluation(speaking, worker)
     order = [(type(e).__name__, e.step) for e in record.events if isinstance(e, SampleScore | Evaluation)]
     assert order.index(("SampleScore", 0)) < order.index(("Evaluation", 4))
     assert not record.incidents
+
+
+def test_the_samples_of_a_training_are_measured_by_the_real_process(speaking):
+    """The toy makes noise: what counts is that it is heard as such, by a scale made of the real clips."""
+    models = models_or_skip()
+    trainer = speaking(samples={"measure": True, "models": str(models), "wait_seconds": 300.0})
+    trainer.fit()
+    record = read_run(trainer.output_path)
+    assert not record.incidents
+    assert [score.step for score in record.sample_scores] == [0, 4]
+    for made in sets(trainer).values():
+        assert len(made.measured) == len(made.samples) == 3
+        assert made.scores["sample.score"] < 20
+        assert all(one.faults for one in made.measured)
+        # A quarter of a second of noise has neither words nor pitch; no measure lacks anything of its own.
+        assert not [why for one in made.measured for why in one.missing.values() if "missing" in why or "Error" in why]
+    scale = json.loads((folder_of(trainer) / "calibration.json").read_text(encoding="utf-8"))
+    assert len(scale["clips"]) == 5
 
 
 def test_what_is_measured_late_is_recorded_with_the_step_of_its_weights(speaking, worker):
