@@ -103,7 +103,7 @@ def test_auto_begins_a_new_run_where_there_is_none(argv, tmp_path, capsys):
         [end("stopped", "out_of_memory")],
         [end("finished"), start(9)],
     ],
-    ids=str,
+    ids=lambda events: " ".join(getattr(event, "how", type(event).__name__) for event in events) or "nothing",
 )
 @pytest.mark.parametrize("auto", [True, False])
 def test_a_run_with_something_left_is_gone_on_with(argv, make, tmp_path, capsys, events, auto):

@@ -49,8 +49,8 @@ CASES = {
     "artificial by two networks": ({"naturalness": 2.4, "dnsmos_signal": 3.0}, "distorted"),
     "clipped": ({"clipped_runs": 80, "clipped_share": 0.02}, "clipped"),
     "another speaker": ({"likeness": 0.15}, "wrong_voice"),
-    "too high": ({"pitch_semitones": 27.0}, "pitch"),
-    "too low": ({"pitch_semitones": 16.0}, "pitch"),
+    "too high": ({"pitch_semitones": 27.0, "likeness": 0.58}, "pitch"),
+    "too low": ({"pitch_semitones": 12.0}, "pitch"),
     "monotone": ({"pitch_spread_semitones": 0.2}, "pitch"),
 }
 
@@ -92,7 +92,7 @@ def test_a_worse_fault_is_more_severe_and_comes_first():
 def test_a_text_that_says_the_same_twice_may_sound_so():
     values = {**GOOD, "repetition": 0.99, "repetition_seconds": 0.8, "text_repetition": 15}
     assert find_faults(values, SPEAKER) == ()
-    assert [f.kind for f in find_faults({**values, "duration_ratio": 0.2}, SPEAKER)] == ["repeated"]
+    assert [f.kind for f in find_faults({**values, "repeated_characters": 9}, SPEAKER)] == ["repeated"]
 
 
 def test_pitch_is_judged_only_by_clips_of_the_speaker():
