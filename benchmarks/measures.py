@@ -83,6 +83,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, help="folder with the models; default: XTTS_GATEKEEPER_MODELS")
     parser.add_argument("--languages", default="en,es,fr,it,ru")
     parser.add_argument("--clips", type=int, default=12, help="clips of each language that are damaged")
+    parser.add_argument("--skip", type=int, default=0, help="clips of the half that are passed over")
     parser.add_argument("--half", choices=("set", "test"), default="test")
     parser.add_argument("--plants", type=int, default=len(damage.PLANTS), help="plants a clip, taken in turn")
     parser.add_argument("--keep", type=Path, help="write every value of every clip, a JSON object a line")
@@ -105,7 +106,7 @@ def one_language(data: Path, language: str, options: argparse.Namespace, models:
         for name, text in calibrating
     ]
     ears.calibrate(references)
-    chosen = half[: options.clips]
+    chosen = half[options.skip : options.skip + options.clips]
     rows = [row for at in range(len(chosen)) for row in one_clip(data, language, chosen, at, ears, options)]
     real = []
     if options.general:

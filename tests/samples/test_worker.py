@@ -14,6 +14,8 @@ from xtts_gatekeeper.samples.calibration import Reference, read_calibration
 from xtts_gatekeeper.samples.sets import Sample, SampleSet, read_set, write_spoken
 from xtts_gatekeeper.samples.worker import Worker
 
+soundfile = pytest.importorskip("soundfile", reason="soundfile comes with the measures extra")
+
 #: Loading torch and four models takes its time on a busy machine.
 PATIENCE = 180
 
@@ -107,8 +109,6 @@ SUBMITS = """
 import sys, time
 from pathlib import Path
 from xtts_gatekeeper.samples.worker import Worker
-
-soundfile = pytest.importorskip("soundfile", reason="soundfile comes with the measures extra")
 worker = Worker(None)
 worker.submit(Path(sys.argv[1]), Path(sys.argv[1]) / "none.json")
 print(worker._process.pid, flush=True)
