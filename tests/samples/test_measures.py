@@ -34,7 +34,7 @@ def listen(ears, audio, text, language=LANGUAGE, rate=16000):
     return ears.listen_to(sound_of(np.atleast_2d(audio).astype(np.float32), rate), "clip.wav", text, language)
 
 
-@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("number", range(10))
 def test_every_measure_makes_just_the_values_that_it_declares(number, ears, clips):
     audio, _, text = clips[0]
     one = default_measures(speaker=ears.calibration.speaker_vector)[number]

@@ -32,8 +32,8 @@ SIDES: Mapping[str, tuple[str, ...]] = {
     "said": ("intelligibility", "pronunciation", "stopping"),
     "sound": ("prosody", "artifacts"),
 }
-#: How often chance may have a say in each of them. What is said is in good samples the same at most prompts: the risk is
-#: such that four that are worse are enough where no other one is better (1 / 16). Two sets from the same weights are
+#: How often chance may have a say in each of them. What is said is in good samples the same at most prompts: the risk
+#: is such that four that are worse are enough where no other one is better (1 / 16). Two sets from the same weights are
 #: called different far less often than that, for where nothing differs there is nothing to be called so.
 RISK = {"said": 1 / 15, "sound": 0.01}
 #: Smaller differences of a side are not worth a word, however sure: a tenth of a mark a row. Means of naturalness over

@@ -21,7 +21,7 @@ def default_measures(voice: Voice | None = None, speaker: NDArray[np.float32] | 
         speaker: mean embedding of the speaker's clips, where there are any.
     """
     from xtts_gatekeeper.samples.measures.ends import Ends
-    from xtts_gatekeeper.samples.measures.levels import Levels
+    from xtts_gatekeeper.samples.measures.levels import Levels, Loudness
     from xtts_gatekeeper.samples.measures.likeness import Likeness
     from xtts_gatekeeper.samples.measures.likeness import Voice as Embedder
     from xtts_gatekeeper.samples.measures.noise import Noise
@@ -31,4 +31,4 @@ def default_measures(voice: Voice | None = None, speaker: NDArray[np.float32] | 
     from xtts_gatekeeper.samples.measures.words import Words
 
     likeness = Likeness(voice or Embedder(), speaker)
-    return (Ends(), Levels(), Noise(), Words(), Pitch(), Repetition(), Dnsmos(), Naturalness(), likeness)
+    return (Ends(), Levels(), Loudness(), Noise(), Words(), Pitch(), Repetition(), Dnsmos(), Naturalness(), likeness)

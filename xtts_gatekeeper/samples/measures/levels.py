@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from xtts_gatekeeper.samples.measures.base import Speech, Value
+from xtts_gatekeeper.samples.measures.base import Speech, Unmeasured, Value
 from xtts_gatekeeper.samples.measures.models import imported
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ class Levels:
     values = (
         Value("clipped_runs", "runs", "lower"),
         Value("clipped_share", "", "lower"),
-        Value("loudness_lufs", "LUFS", "fit"),
         Value("peak_dbfs", "dBFS", "fit"),
         Value("holes", "holes", "lower"),
     )
@@ -42,18 +41,31 @@ class Levels:
         sound = speech.sound
         clipped = [_clipped(channel) for channel in sound.native]
         runs, share = max(clipped)
-        found = {
+        return {
             "clipped_runs": float(runs),
             "clipped_share": share,
             "peak_dbfs": 20 * float(np.log10(np.abs(sound.native).max() + 1e-9)),
             "holes": float(max(_holes(channel, sound.rate) for channel in sound.native)),
         }
-        if sound.seconds >= _LOUDNESS_SECONDS:
-            meter = imported("pyloudnorm").Meter(sound.rate)
-            loudness = float(meter.integrated_loudness(sound.native.T.astype(np.float64)))
-            if np.isfinite(loudness):
-                found["loudness_lufs"] = loudness
-        return found
+
+
+class Loudness:
+    """Integrated loudness by ITU-R BS.1770."""
+
+    name = "loudness"
+    values = (Value("loudness_lufs", "LUFS", "fit"),)
+    needs = "pyloudnorm"
+    cost = 0.005
+
+    def __call__(self, speech: Speech) -> Mapping[str, float]:
+        """Measure."""
+        import numpy as np
+
+        sound = speech.sound
+        if sound.seconds < _LOUDNESS_SECONDS:
+            raise Unmeasured(f"it is shorter than a block of loudness, {_LOUDNESS_SECONDS} s")
+        meter = imported("pyloudnorm").Meter(sound.rate)
+        return {"loudness_lufs": float(meter.integrated_loudness(sound.native.T.astype(np.float64)))}
 
 
 def _clipped(channel: NDArray[np.float32]) -> tuple[int, float]:
