@@ -34,7 +34,7 @@ SIDES: Mapping[str, tuple[str, ...]] = {
 }
 #: How often chance may have a say in each of them. What is said is in good samples the same at most prompts: the risk
 #: is such that four that are worse are enough where no other one is better (1 / 16). Two sets from the same weights are
-#: called different far less often than that, for where nothing differs there is nothing to be called so.
+#: called different less often than that (benchmarks/comparison.py), for at most prompts nothing differs.
 RISK = {"said": 1 / 15, "sound": 0.01}
 #: Smaller differences of a side are not worth a word, however sure: a tenth of a mark a row. Means of naturalness over
 #: 20 prompts differ by as much between two reruns (STACK.md section 9: standard deviation 0.05).
