@@ -35,7 +35,7 @@ class Dnsmos:
         Value("dnsmos_background", "MOS", "higher"),
     )
     needs = "speechmos"
-    cost = 0.09
+    cost = 0.14
 
     def __init__(self) -> None:
         self._scorer: Any = None
@@ -77,7 +77,7 @@ class Naturalness:
     name = "naturalness"
     values = (Value("naturalness", "MOS", "higher"),)
     needs = "distillmos, torch"
-    cost = 0.1
+    cost = 0.13
 
     def __init__(self) -> None:
         self._model: Any = None

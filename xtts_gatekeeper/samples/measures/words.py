@@ -35,7 +35,7 @@ class Words:
         Value("repeated_characters", "characters", "lower"),
     )
     needs = "the text, its language, Whisper"
-    cost = 0.12
+    cost = 0.15
 
     def __call__(self, speech: Speech) -> Mapping[str, float]:
         """Measure."""
