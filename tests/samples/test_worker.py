@@ -82,7 +82,7 @@ def test_a_process_that_dies_costs_what_it_was_at_and_no_more(tmp_path, clips):
 
 
 def test_without_models_what_needs_none_is_measured_and_the_rest_says_why(tmp_path, clips, monkeypatch):
-    models_or_skip()
+    models = models_or_skip()
     monkeypatch.delenv("XTTS_GATEKEEPER_MODELS")
     folder = folder_of(tmp_path / "set", clips[:1])
     worker = Worker(None)
@@ -92,6 +92,12 @@ def test_without_models_what_needs_none_is_measured_and_the_rest_says_why(tmp_pa
     (one,) = read_set(folder).measured
     assert one.missing["words"].startswith("the model faster-whisper-base is missing: allow its download")
     assert one.values["dnsmos"] > 2 and "wer" not in one.values
+    again = Worker(models)  # the models have come: what was missing is measured
+    again.submit(folder, tmp_path / "none.json")
+    assert again.wait(PATIENCE)
+    again.close()
+    (one,) = read_set(folder).measured
+    assert "words" not in one.missing and one.values["wer"] < 0.5
 
 
 def test_a_folder_without_samples_is_said_and_does_not_stop_the_next(tmp_path):

@@ -155,14 +155,14 @@ def _mean(vectors: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] 
 def measure_set(folder: Path, ears: Ears) -> SampleSet:
     """Measure a folder of samples by the speaker's scale, score it and write `measures.json`; the set, read again.
 
-    A folder that was measured so before is left as it is.
+    A folder that was measured so before is left as it is, unless something was missing then.
 
     Raises:
         UserError: there is no set in it.
     """
     made = read_set(folder)
     measured_as = ears.fingerprint
-    if made.measured_as == measured_as:
+    if made.measured_as == measured_as and not any(one.missing for one in made.measured):
         return made
     began = time.process_time()
     measured = tuple(

@@ -31,20 +31,23 @@ def main() -> None:
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_take, args=(jobs,), daemon=True).start()
     ears = Ears(models)
+    tried: set[Path] = set()
     while True:
         job = json.loads(jobs.get())
-        error = work(ears, job)
+        error = work(ears, job, tried)
         answers.write(json.dumps({"folder": job["folder"], "error": error}) + "\n")
         answers.flush()
 
 
-def work(ears: Ears, job: dict[str, Any]) -> str:
+def work(ears: Ears, job: dict[str, Any], tried: set[Path]) -> str:
     """Measure a folder by the speaker's scale, made first where it is not there; an error's sentence, or ""."""
     scale = Path(job["calibration"])
     try:
         if scale.is_file():
             ears.calibration = read_calibration(scale)
-        elif job["references"]:
+        # A scale without a voice was made where the models were not there: they may be now, which is tried once.
+        if job["references"] and scale not in tried and not (scale.is_file() and ears.calibration.speaker):
+            tried.add(scale)
             ears.calibrate([Reference(**reference) for reference in job["references"]]).write(scale)
         measure_set(Path(job["folder"]), ears)
     except UserError as error:
