@@ -196,7 +196,7 @@ def test_a_voice_that_has_changed_is_not_taken_for_the_same(run, prompts):
 class Ears:
     """Measures at once; what the process beside training would write. The higher the step, the better."""
 
-    def __init__(self, models, threads, download):
+    def __init__(self, models, threads, download, whisper):
         self.folders = []
 
     def submit(self, folder, calibration, references):

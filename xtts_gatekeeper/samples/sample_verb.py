@@ -115,7 +115,8 @@ def sample(paths: Sequence[Path], wish: Wish, say: Callable[[str], None] = lambd
         notes.append("some of what was asked for has the same weights; it is listed once")
     scale = folder / CALIBRATION
     if wish.measure:
-        sets = _measure(sets, scale, clips, plan.voice, wish, notes, say)
+        whisper = str(_settings(run).get("whisper") or "base")  # else its own sets could not be compared
+        sets = _measure(sets, scale, clips, plan.voice, wish, whisper, notes, say)
     comparisons = []
     for before, after in pairwise(sets):
         if before.measured and after.measured:
@@ -262,6 +263,7 @@ def _measure(
     clips: Sequence[HeldOut],
     voice: Voice,
     wish: Wish,
+    whisper: str,
     notes: list[str],
     say: Callable[[str], None],
 ) -> list[SampleSet]:
@@ -270,7 +272,7 @@ def _measure(
     references = references_of(clips, voice) or references_of(
         held_out({"audio_file": str(f)} for f in voice.files), voice
     )
-    worker = Worker(wish.models, 1, wish.download)
+    worker = Worker(wish.models, 1, wish.download, whisper)
     try:
         for made in sets:
             worker.submit(made.folder, scale, references)
