@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
@@ -532,3 +533,51 @@ def test_listeners_outrank_measures_and_are_never_mixed_with_them():
     listeners = [at(10, 12, by="listeners"), at(30, 14, by="listeners")]
     assert steps_scored(measures, listeners) == [(10, 12), (30, 14)]
     assert steps_scored(measures, listeners, at(40, 23)) == [(10, 20), (20, 21), (30, 22), (40, 23)]
+
+
+def test_what_another_process_writes_is_taken_up_in_the_order_of_the_file(tmp_path):
+    """The page on which people listen records their marks while the training records its own events."""
+    ours = Journal(tmp_path / "journal.jsonl")
+    ours.append(start())
+    theirs = Journal(ours.path)
+    theirs.append(scored(0, 18))
+    ours.append(evaluated(0, 3.0))
+    theirs.append(scored(1, 19))
+    ours.append(evaluated(1, 2.9))
+    kinds = ["start", "sample_score", "evaluation", "sample_score", "evaluation"]
+    assert [event.type for event in ours.events] == kinds
+    assert said(read_events(ours.path)) == said(ours.events)
+
+
+def test_a_torn_line_of_another_process_spoils_none_of_ours(tmp_path):
+    ours = Journal(tmp_path / "journal.jsonl")
+    ours.append(start())
+    with ours.path.open("ab") as file:
+        file.write(b'{"type": "sample_score", "st')
+    ours.append(evaluated(0, 3.0))
+    assert [event.type for event in read_events(ours.path)] == ["start", "incident", "evaluation"]
+    assert [event.type for event in ours.events] == ["start", "incident", "evaluation"]
+
+
+MANY = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from records import incident
+from xtts_gatekeeper.record import Journal
+journal = Journal(Path(sys.argv[2]))
+for number in range(200):
+    journal.append(incident(number, code=sys.argv[3]))
+codes = [getattr(event, "code", "") for event in journal.events]
+print(codes.count(sys.argv[3]), "journal_line_unreadable" in codes)
+"""
+
+
+def test_processes_that_write_at_once_lose_no_line_and_mix_none(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    Journal(path).append(start())
+    command = [sys.executable, "-c", MANY, str(Path(__file__).parent), str(path)]
+    writers = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("a", "b", "c")]
+    assert [writer.communicate()[0].split() for writer in writers] == [["200", "False"]] * 3
+    codes = [event.code for event in read_events(path) if event.type == "incident"]
+    assert {name: codes.count(name) for name in codes} == {"a": 200, "b": 200, "c": 200}

@@ -229,7 +229,8 @@ class SampleScore(Event):
 
     `step` and `epoch` are those of the weights that spoke: judging may take a while. `prompts` is the fingerprint of
     the prompts: scores over different ones are not compared. `by` tells who judged: `measures`, or `listeners`, who
-    outrank them. `folder` is where the samples lie, relative to the run; `faults` counts them by kind.
+    outrank them. `folder` is where the samples lie, relative to the run; `faults` counts them by kind. Of people,
+    `listeners` is how many there were, and `intervals` holds, by metric, the two ends of a 95 % interval.
     """
 
     type: ClassVar[str] = "sample_score"
@@ -238,6 +239,8 @@ class SampleScore(Event):
     by: str = "measures"
     folder: str = ""
     faults: dict[str, int] = field(default_factory=dict)
+    listeners: int = 0
+    intervals: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
