@@ -100,8 +100,9 @@ def gate(
 @_POLICY
 @_WHICH
 @click.option("--clips", is_flag=True, help="Which clips were drawn how often, and which of them do not learn.")
+@click.option("--markdown", is_flag=True, help="The tables in Markdown, for an issue or a README.")
 @_JSON
-def status(run: Path, policy: str | None, which: str | None, clips: bool, as_json: bool) -> None:
+def status(run: Path, policy: str | None, which: str | None, clips: bool, markdown: bool, as_json: bool) -> None:
     """Print the checklist's tracking table of RUN, its phases and what each gained, best, verdict and disk use.
 
     RUN is anything that `gate` takes.
@@ -109,6 +110,8 @@ def status(run: Path, policy: str | None, which: str | None, clips: bool, as_jso
     from xtts_gatekeeper import offline
     from xtts_gatekeeper.report.table import status as collect
 
+    if markdown and (clips or as_json):
+        raise UserError("--markdown is another form of the tables: it cannot be combined with --clips or --json.")
     opened = offline.open_run(run, policy, which)
     folder = opened.source.folder or opened.path
     document = collect(folder, opened.record, opened.policy)
@@ -116,7 +119,11 @@ def status(run: Path, policy: str | None, which: str | None, clips: bool, as_jso
         from xtts_gatekeeper.dataset.coverage import coverage_of
 
         document["coverage"] = coverage_of(folder).to_dict()
-    if as_json:
+    if markdown:
+        from xtts_gatekeeper.report.sheets import markdown as lines
+
+        click.echo("\n".join(lines(document)))
+    elif as_json:
         _print_json(document)
     else:
         _print("print_status", document)

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xtts_gatekeeper.checkpoints.inventory import run_files
+from xtts_gatekeeper.checkpoints.inventory import candidates, run_files
 from xtts_gatekeeper.crashes.evidence import CRASHES, error_in, read_evidence
 from xtts_gatekeeper.crashes.kinds import Facts, describe, kind_of
 from xtts_gatekeeper.gates import Policy, Verdict, evaluate
 from xtts_gatekeeper.gates.analysis import analysis
 from xtts_gatekeeper.gates.rules.runtime import Runtime
 from xtts_gatekeeper.record import Evaluation, RunRecord, TrainEpoch, VerdictEvent
-from xtts_gatekeeper.record.events import Crash
+from xtts_gatekeeper.record.events import Crash, DataCheck
 from xtts_gatekeeper.record.journal import FOLDER
 from xtts_gatekeeper.report.samples import latest_samples
 
@@ -123,12 +123,44 @@ def status(run: Path, record: RunRecord, policy: Policy) -> dict[str, Any]:
         "samples": latest_samples(record),
         "analysis": analysis(record, policy.objective, target.value if target else None),
         "verdict": evaluate(record, policy).to_dict(),
+        "models": models(run, record),
+        "data": next((e.to_dict() for e in reversed(record.events) if isinstance(e, DataCheck)), None),
         "files": files,
         "disk_bytes": sum(files.values()),
         "freed_bytes": freed,
         "incidents": [incident.to_dict() for incident in record.incidents],
         "crashes": crashes(run, record),
     }
+
+
+def models(run: Path, record: RunRecord) -> list[dict[str, Any]]:
+    """The checkpoint files in a run folder: step, size, what was measured of their weights, whether one can go on.
+
+    What is not known of a file is None; `best_model.pth` is left out where it is another name of one that is listed.
+    """
+    if not run.is_dir():
+        return []
+    known = {file.path: file for file in candidates(run, record)}
+    found = []
+    for name, size in run_files(run).items():
+        file = known.get(name) or next((known[n] for n in known if _same(run / n, run / name)), None)
+        found.append(
+            {
+                "file": file.path if file else name,
+                "bytes": size,
+                "step": file.step if file else None,
+                "resumable": file.resumable if file else None,
+                "metrics": dict(file.metrics) if file else {},
+            }
+        )
+    return sorted(found, key=lambda one: (one["step"] is None, one["step"], one["file"]))
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def state(record: RunRecord) -> str:
