@@ -1,6 +1,7 @@
 """The rules that ask whether a curve still gets anywhere."""
 
 import math
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -356,3 +357,31 @@ def test_a_step_back_is_one_from_the_best_or_from_the_first(values, since, expec
 )
 def test_what_is_good_enough_need_not_improve(metric, values, enough, expected):
     assert status(Improved(metric, enough=enough), values) == expected
+
+
+def listened(epoch, score, low, high):
+    """Listeners judged the samples of an epoch."""
+    return replace(
+        scored(epoch, score, pronunciation=score / 5),
+        by="listeners",
+        intervals={"sample.score": [low, high], "sample.pronunciation": [low / 5, high / 5]},
+    )
+
+
+def test_scores_of_listeners_are_judged_with_how_sure_they_are():
+    """They outrank the measures, which say the opposite here."""
+    record = record_of(start(), scored(0, 10), scored(1, 24), listened(0, 20, 19, 21), listened(1, 15, 13, 17))
+    found = NotRegressed("sample.score", by=1).check(record)
+    assert found.status == "failed"
+    assert found.message == "sample.score regressed from 20 to 15 (95 %: 13 to 17)"
+    assert found.evidence["best_interval"] == [19, 21]
+    assert found.evidence["latest_interval"] == [13, 17]
+    better = Improved("sample.score").check(record_of(start(), listened(0, 15, 13, 17), listened(1, 20, 19, 21)))
+    assert better.status == "passed"
+    assert "to 20 (95 %: 19 to 21) at step 20" in better.message
+
+
+def test_measures_have_no_interval_and_none_is_said():
+    found = NotRegressed("sample.score", by=1).check(record_of(start(), scored(0, 20), scored(1, 15)))
+    assert found.message == "sample.score regressed from 20 to 15"
+    assert "latest_interval" not in found.evidence

@@ -64,11 +64,13 @@ class Series:
     """The comparable values of one metric, in order, at GLOBAL_STEPs `steps`.
 
     `metric` is the name it has in the run, which for a role (`eval.objective`) is another than was asked for.
+    `intervals` holds, by the index of a value, the ends of its 95 % interval, for those that have one.
     """
 
     metric: str
     steps: tuple[int, ...] = ()
     values: tuple[float, ...] = ()
+    intervals: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -165,8 +167,14 @@ class RunRecord:
             points = self.train_epochs
         else:
             points = self.sample_scores
-        found = [(point.step, point.metrics[metric]) for point in points if metric in point.metrics]
-        return Series(metric, tuple(step for step, _ in found), tuple(value for _, value in found))
+        found = [point for point in points if metric in point.metrics]
+        heard = {number: point for number, point in enumerate(found) if isinstance(point, SampleScore)}
+        return Series(
+            metric,
+            tuple(point.step for point in found),
+            tuple(point.metrics[metric] for point in found),
+            {number: point.intervals[metric] for number, point in heard.items() if metric in point.intervals},
+        )
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:

@@ -73,6 +73,19 @@ def lacking(points: Series, need: int) -> Finding | None:
     return None
 
 
+def between(points: Series, index: int) -> str:
+    """How sure a value is, in brackets; empty where its series does not say."""
+    ends = points.intervals.get(index)
+    return f" (95 %: {ends[0]:.4g} to {ends[1]:.4g})" if ends else ""
+
+
+def intervals(points: Series, **at: int) -> dict[str, list[float]]:
+    """As evidence, by name: the 95 % intervals of the values at these indices, as far as they have any."""
+    return {
+        f"{name}_interval": list(points.intervals[index]) for name, index in at.items() if index in points.intervals
+    }
+
+
 def too_early(what: str, have: int, need: int) -> Finding:
     """The finding of a rule for which it is too early."""
     return Finding("too_early", f"{what} has {have} of the {need} points this rule needs", {"have": have, "need": need})

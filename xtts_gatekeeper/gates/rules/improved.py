@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from xtts_gatekeeper.gates.rules.base import Finding, Metric, When, lacking, require
+from xtts_gatekeeper.gates.rules.base import Finding, Metric, When, between, intervals, lacking, require
 from xtts_gatekeeper.record import RunRecord
 from xtts_gatekeeper.record.run import Series
 from xtts_gatekeeper.series import level
@@ -65,10 +65,12 @@ class Improved:
             "latest": value,
             "step": step,
             "gain": gain,
+            **intervals(points, **{self.since: then, "latest": len(points) - 1}),
         }
         share = f" ({(value - was) / size:+.1%})" if size else ""
         of = f", the median of the last {len(recent)}," if len(recent) > 1 else ""
-        change = f"{was:.4g} at step {points.steps[then]} to {value:.4g}{of} at step {step}{share}"
+        sure = between(points, len(points) - 1) if len(recent) == 1 else ""
+        change = f"{was:.4g} at step {points.steps[then]} to {value:.4g}{sure}{of} at step {step}{share}"
         since = "the first measurement" if self.since == "first" else name
         if gain > self.by:
             return Finding("passed", f"{points.metric} improved since {since}: {change}", evidence)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from xtts_gatekeeper.gates.rules.base import Finding, Metric, lacking, require
+from xtts_gatekeeper.gates.rules.base import Finding, Metric, between, intervals, lacking, require
 from xtts_gatekeeper.record import RunRecord
 
 
@@ -42,9 +42,11 @@ class NotRegressed:
             f"{self.since}_step": points.steps[then],
             "latest": latest,
             "step": points.steps[-1],
+            **intervals(points, **{self.since: then, "latest": len(points) - 1}),
         }
         if not (math.isfinite(was) and math.isfinite(latest)):
             return Finding("passed", f"{points.metric} is not finite: see the rule finite", evidence)
         if points.losses[-1] - points.losses[then] > self.by:
-            return Finding("failed", f"{points.metric} regressed from {was:.4g} to {latest:.4g}", evidence)
+            sure = between(points, len(points) - 1)
+            return Finding("failed", f"{points.metric} regressed from {was:.4g} to {latest:.4g}{sure}", evidence)
         return Finding("passed", f"{points.metric} has not regressed ({was:.4g} to {latest:.4g})", evidence)
