@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,18 @@ def test_memory_and_checkpoints_are_judged_as_they_were_at_the_evaluation():
     assert failed(evaluate(record, rules)) == ["memory"]
     later = record_of(record.events, curve(1.0, first=3))
     assert failed(evaluate(later, rules)) == ["checkpoint_intact"]
+
+
+def test_what_listeners_say_after_the_last_evaluation_counts_now_and_not_then():
+    """People listen when the run has ended; a later score of measures waits for an evaluation, as it does live."""
+    better = PolicyRule("improved", Improved("sample.score"), "tune")
+    heard = [replace(scored(epoch, score), by="listeners") for epoch, score in ((0, 20), (1, 15))]
+    record = record_of(start(), curve(3.0, 2.8), scored(0, 15), scored(1, 20), heard)
+    judged = evaluate(record, policy(better))
+    assert (judged.verdict, failed(judged)) == ("tune", ["improved"])
+    assert failed(evaluate(record, policy(better), record.evaluations[-1])) == []
+    measured = record_of(start(), scored(0, 20), curve(3.0, 2.8), scored(1, 15))
+    assert evaluate(measured, policy(better)).verdict == "continue"
 
 
 def test_a_run_without_an_evaluation_is_undecided_and_says_what_it_can():

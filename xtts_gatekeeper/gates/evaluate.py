@@ -113,12 +113,12 @@ def evaluate(record: RunRecord, policy: Policy, at: Evaluation | None = None) ->
         record: the run so far; what happened after the judged evaluation is not looked at, except to name the files
             in which the best and the latest weights can be found now.
         policy: the rules.
-        at: one of `record.evaluations`; by default the last.
+        at: one of `record.evaluations`; by default the last, and then with what listeners have said after it.
     """
     record = record.naming(policy.names)
     files = record.files
     if record.evaluations:
-        record = record.upto(at or record.evaluations[-1])
+        record = record.as_heard() if at is None else record.upto(at)
     notes = record.notes + _cannot_judge(record, policy)
     objective = record.resolve(policy.objective) or policy.objective
     comparable = record.segments[-1].evaluations if record.segments else ()

@@ -327,6 +327,15 @@ class RunRecord:
         """The record as it was when `evaluation` had just been made: what the live gate saw then."""
         return replace(self, events=self.events[: self._position[id(evaluation)] + 1])
 
+    def as_heard(self) -> RunRecord:
+        """The record up to its last evaluation, and what listeners have said of samples since.
+
+        People listen when they find the time, often after a run has ended, and no evaluation comes after that.
+        """
+        after = self._position[id(self.evaluations[-1])] + 1
+        heard = (e for e in self.events[after:] if isinstance(e, SampleScore) and e.by == LISTENERS)
+        return replace(self, events=(*self.events[:after], *heard))
+
     @cached_property
     def _position(self) -> dict[int, int]:
         return {id(event): i for i, event in enumerate(self.events) if isinstance(event, Evaluation)}
