@@ -11,6 +11,7 @@ from records import TIME, curve, evaluated, incident, phase, pruned, record_of, 
 from xtts_gatekeeper.cli import cli
 from xtts_gatekeeper.gates import load_policy
 from xtts_gatekeeper.record.events import Crash, DataCheck
+from xtts_gatekeeper.record.sources import read_run
 from xtts_gatekeeper.report.sheets import markdown, sheets
 from xtts_gatekeeper.report.table import COLUMNS, status
 
@@ -113,6 +114,16 @@ def test_markdown_is_a_document_whose_tables_have_as_many_cells_as_columns():
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
     assert text.startswith("## Run no such run: ")
+
+
+def test_what_markdown_says_can_be_judged_again(tmp_path):
+    """The checklist's table goes back and forth: what is in an issue can be held against the rules, too."""
+    record = record_of(start(), curve(3.0, 2.9, 2.8, 2.7, 2.6))
+    (tmp_path / "issue.md").write_text("\n".join(markdown(status(Path("run"), record, POLICY))))
+    again = read_run(tmp_path / "issue.md")
+    assert [(e.step, e.metrics["eval.mel"]) for e in again.evaluations] == [
+        (e.step, e.metrics["eval.mel_ce"]) for e in record.evaluations
+    ]
 
 
 @pytest.mark.parametrize(

@@ -397,6 +397,9 @@ class GatekeeperConfig(Section):
             "`error` or `warn`."
         },
     )
+    report: bool = field(
+        default=True, metadata={"help": "Write gatekeeper/report.html when training ends, as the verb `report` does."}
+    )
     actions: ActionsConfig = field(default_factory=ActionsConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
     out_of_memory: OutOfMemoryConfig = field(default_factory=OutOfMemoryConfig)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 
-from xtts_gatekeeper.gates import Verdict
-from xtts_gatekeeper.record import Evaluation, SampleScore, TrainEpoch
+from xtts_gatekeeper.gates import Policy, Verdict
+from xtts_gatekeeper.record import Evaluation, RunRecord, SampleScore, TrainEpoch
 from xtts_gatekeeper.samples.sets import SampleSet
 from xtts_gatekeeper.samples.speak import read_wav
 from xtts_gatekeeper.trainer_port import TrainerPort
@@ -17,12 +18,16 @@ SCOPE = "Gatekeeper"
 #: The verdict as a curve.
 VERDICTS: dict[str, int] = {"undecided": -1, "continue": 0, "tune": 1, "stop": 2}
 
+#: Of the time of training, drawing takes at most this share: on a real run every evaluation has its picture.
+_SHARE = 0.01
+
 
 class Dashboard:
     """Sends what we measured to the Trainer's own dashboard logger, at GLOBAL_STEP."""
 
     def __init__(self, port: TrainerPort) -> None:
         self.port = port
+        self._next_picture = 0.0
 
     def train_epoch(self, epoch: TrainEpoch) -> None:
         """The exact means of a training epoch and what it took."""
@@ -42,6 +47,19 @@ class Dashboard:
         lines += [f"- {r.outcome}: {r.message}" for r in verdict.reasons if r.status == "failed"]
         lines += [f"- next: {step.message}" for step in verdict.next_steps]
         self.port.dashboard_text(f"{SCOPE}/verdict", "\n".join(lines))
+
+    def curves(self, record: RunRecord, policy: Policy, *, last: bool = False) -> None:
+        """The run so far as one picture, unless the one before was only just drawn; the `last` in any case."""
+        began = time.perf_counter()
+        if began < self._next_picture and not last:
+            return
+        from xtts_gatekeeper.report.figures import overview
+
+        figure = overview(record, policy)
+        if figure is not None:
+            self.port.dashboard_figure(f"{SCOPE}/run", figure)
+        now = time.perf_counter()
+        self._next_picture = now + (now - began) / _SHARE
 
     def samples(self, made: SampleSet) -> None:
         """What was spoken, by the names of the prompts."""

@@ -98,12 +98,15 @@ def _summary(run: Path, seconds: float) -> None:
     from xtts_gatekeeper.record.journal import FOLDER
     from xtts_gatekeeper.report.console import print_status
     from xtts_gatekeeper.report.table import status
+    from xtts_gatekeeper.report.verb import NAME
 
     out = Console(highlight=False)
     record = read_run(run)
     print_status(out, status(run, record, load_policy(run / FOLDER / "policy.yaml")))
     out.print(f"Log, checkpoints and config: {run}", soft_wrap=True, markup=False)
     out.print(f"Journal and rules in force:  {run / FOLDER}", soft_wrap=True, markup=False)
+    if (run / FOLDER / NAME).is_file():
+        out.print(f"The same to look at:         {run / FOLDER / NAME}", soft_wrap=True, markup=False)
     out.print(f"Done in {seconds:.0f} s.")
 
 

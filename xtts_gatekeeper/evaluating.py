@@ -128,4 +128,6 @@ class Evaluating:
         for step in verdict.next_steps:
             self.port.log(f"  next: {step.message}")
         if self.recorder.journal is not None:
-            self.dashboard.verdict(self.recorder.seen().evaluations[-1], verdict)
+            record = self.recorder.seen()
+            self.dashboard.verdict(record.evaluations[-1], verdict)
+            self.dashboard.curves(record, self.policy)

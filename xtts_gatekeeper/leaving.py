@@ -11,6 +11,7 @@ from xtts_gatekeeper.black_box import BlackBox
 from xtts_gatekeeper.checkpoints import lock
 from xtts_gatekeeper.checkpoints.keeper import CheckpointKeeper
 from xtts_gatekeeper.checkpoints.remote import Mirror
+from xtts_gatekeeper.dashboard import Dashboard
 from xtts_gatekeeper.errors import UserError, refuse
 from xtts_gatekeeper.gates import Policy
 from xtts_gatekeeper.record.events import End
@@ -31,6 +32,7 @@ class Leaving:
         port: the Trainer.
         recorder: the live record.
         policy: the rules, for the summary at the end.
+        dashboard: the Trainer's own.
         keeper: saves, when saving is ours.
         mirror: keeps a copy of the run elsewhere, when there is to be one.
         black_box: keeps what is known of a crash; only the process that writes has one.
@@ -41,6 +43,7 @@ class Leaving:
         port: TrainerPort,
         recorder: Recorder,
         policy: Policy,
+        dashboard: Dashboard,
         keeper: CheckpointKeeper | None,
         mirror: Mirror | None = None,
         black_box: BlackBox | None = None,
@@ -48,11 +51,14 @@ class Leaving:
         self.port = port
         self.recorder = recorder
         self.policy = policy
+        self.dashboard = dashboard
         self.keeper = keeper
         self.mirror = mirror
         self.black_box = black_box
         #: Whether the weights are those from which a resume would go on.
         self.whole: Callable[[], bool] = lambda: True
+        #: Whether to write the run as a page in the end.
+        self.report = False
         #: Has samples measured, where there are any.
         self.sampling: Sampling | None = None
         #: Whether an epoch is being trained, as against evaluated or between two.
@@ -155,7 +161,20 @@ class Leaving:
             with self.recorder.softly("summary"):
                 found = status(self.port.run_folder, self.recorder.seen(), self.policy)
                 self.port.log("\n" + status_text(found))
+            if self.report:
+                self._report()
         self._requests.obey()
+
+    def _report(self) -> None:
+        """Write the run as a page. That its packages are missing is no incident: the run has all that is in it."""
+        from xtts_gatekeeper.offline import open_run
+        from xtts_gatekeeper.report.verb import write_report
+
+        with self.recorder.softly("report"):
+            try:
+                self.port.log(f"report: {write_report(open_run(self.port.run_folder))['file']}")
+            except UserError as error:
+                self.port.log(f"no report: {error}")
 
     def _out_of_loop(self) -> None:
         if self.black_box is not None:
@@ -185,6 +204,9 @@ class Leaving:
         if self.sampling is not None:
             self.sampling.finish(wait=how != "terminated")
         self._end(how, message, cause)
+        if self.recorder.journal is not None:
+            with self.recorder.softly("dashboard"):
+                self.dashboard.curves(self.recorder.seen(), self.policy, last=True)
         self.port.log(f"{how} at step {self.port.step}{': ' if message else ''}{message}")
 
     def _flush(self) -> None:

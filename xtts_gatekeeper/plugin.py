@@ -259,7 +259,8 @@ class Gatekeeper:
             leave = acting and (section.hang.end_process or self.restart is not None)
             flush = self.watch.steps.flush
             self.black_box = BlackBox(port, self.recorder, section.hang, leave=leave, flush=flush)
-        self.leaving = Leaving(port, self.recorder, self.policy, self.keeper, mirror, self.black_box)
+        self.leaving = Leaving(port, self.recorder, self.policy, self.dashboard, self.keeper, mirror, self.black_box)
+        self.leaving.report = section.report
         if spoken is not None and self.black_box is not None:
             self.sampling = self.evaluating.sampling = self.leaving.sampling = Sampling(
                 port,

@@ -26,7 +26,8 @@ def make_trainer(toy_base, clips):
     """A function that builds a Trainer as a recipe does.
 
     `gatekeeper` is the section, None for a stock run; `flags` are what stands on the command line; `args` are fields
-    of TrainerArgs, the rest are fields of the config.
+    of TrainerArgs, the rest are fields of the config. Without `report` no run is written as a page, which takes longer
+    than some of these trainings.
     """
     import torch
     from trainer import Trainer, TrainerArgs
@@ -37,7 +38,7 @@ def make_trainer(toy_base, clips):
     from xtts_gatekeeper.base import read_base
     from xtts_gatekeeper.config import GatekeptGPTTrainerConfig
 
-    def make(output, gatekeeper=None, callbacks=None, flags=(), args=None, samples=None, **config):
+    def make(output, gatekeeper=None, callbacks=None, flags=(), args=None, samples=None, report=False, **config):
         fields = {
             "output_path": str(output),
             "run_name": "toy",
@@ -59,6 +60,7 @@ def make_trainer(toy_base, clips):
                 settings = GPTTrainerConfig(**fields)
                 hooks = callbacks or {}
             else:
+                gatekeeper.report = report
                 settings = GatekeptGPTTrainerConfig(**fields, gatekeeper=gatekeeper)
                 hooks = gatekeep(settings, callbacks)
             torch.manual_seed(settings.training_seed)

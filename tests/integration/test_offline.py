@@ -1,5 +1,6 @@
 """One real run, told by its journal, its console log and its TensorBoard events: the same story, the same verdicts."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ def run(tmp_path_factory, make_trainer):
         plot_step=1,
         save_step=1000,
         lr=2e-3,
+        report=True,
     )
     trainer.fit()
     return Path(trainer.output_path)
@@ -118,6 +120,24 @@ def test_exact_metrics_and_verdicts_are_on_the_dashboard(run, told):
     assert [p.value for p in events.Scalars("Gatekeeper/verdict")] == [numbers[v.verdict] for v in journal.verdicts]
     texts = [t.tensor_proto.string_val[0].decode() for t in events.Tensors("Gatekeeper/verdict/text_summary")]
     assert [text.split("**")[1] for text in texts] == [v.verdict for v in journal.verdicts]
+
+
+def test_the_run_as_a_picture_is_on_the_dashboard_the_first_and_the_last_at_least(run, told):
+    from PIL import Image
+
+    pictures = EventAccumulator(str(run), size_guidance={"images": 0}).Reload().Images("Gatekeeper/run")
+    evaluations = told["journal"].evaluations
+    assert [pictures[0].step, pictures[-1].step] == [evaluations[0].step, evaluations[-1].step]
+    drawn = Image.open(io.BytesIO(pictures[-1].encoded_image_string)).convert("RGB")
+    assert drawn.width >= 800
+    assert len(drawn.getcolors(1 << 20)) > 50
+
+
+def test_the_training_has_left_a_page_that_tells_how_it_ended(run, told):
+    page = (run / "gatekeeper" / "report.html").read_text(encoding="utf-8")
+    assert f"{told['journal'].evaluations[-1].metrics['eval.mel_ce']:.4f}" in page
+    assert "finished" in page
+    assert "Gate B" in page
 
 
 def test_a_stock_run_is_judged_by_its_log_alone(tmp_path, make_trainer):

@@ -5,7 +5,6 @@ It asks for nothing from the network: the figure is inline SVG, the clips are MP
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +14,12 @@ from typing import Any
 from xtts_gatekeeper.data import import_extra
 from xtts_gatekeeper.dataset.audit import AuditResult
 from xtts_gatekeeper.dataset.usable import SHORTEST_SECONDS
+from xtts_gatekeeper.report.rendering import render
+from xtts_gatekeeper.report.sound import data_uri
 
 #: So many clips can be heard, and so many faults are listed.
 CLIPS = 30
 _LISTED = 300
-#: Of a longer clip the beginning is heard: thirty of these make a page of some megabytes.
-_HEARD_SECONDS = 20.0
-#: The rates that MP3 has.
-_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-_OTHERWISE_HZ = 22050
 #: Drawn in this colour, which nothing else has, and then in that of the page's text, light or dark.
 _INK = "#010203"
 _TITLES = {
@@ -62,15 +58,7 @@ def audit_section(result: AuditResult) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
-    jinja2 = import_extra("jinja2")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("xtts_gatekeeper.dataset"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return str(environment.get_template(template).render(**values))
+    return render("xtts_gatekeeper.dataset", template, "audit", **values)
 
 
 def _worst(result: AuditResult) -> Iterator[Mapping[str, Any]]:
@@ -81,25 +69,7 @@ def _worst(result: AuditResult) -> Iterator[Mapping[str, Any]]:
         if len(names) == CLIPS:
             break
     for name, fault in names.items():
-        yield {**fault, "faults": result.board.faults_of(name), "sound": _sound(fault["audio_file"])}
-
-
-def _sound(path: str) -> str | None:
-    """A data URI of the clip, mono; None where it cannot be read."""
-    soundfile, numpy = import_extra("soundfile"), import_extra("numpy")
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate = int(file.samplerate)
-            wave = file.read(int(_HEARD_SECONDS * rate), dtype="float32", always_2d=True).mean(axis=1)
-        wave = numpy.clip(numpy.nan_to_num(wave), -1.0, 1.0)
-        if rate not in _MP3_RATES:
-            wave, rate = import_extra("soxr").resample(wave, rate, _OTHERWISE_HZ), _OTHERWISE_HZ
-        format, kind = ("MP3", "mpeg") if "MP3" in soundfile.available_formats() else ("WAV", "wav")
-        sound = io.BytesIO()
-        soundfile.write(sound, wave, rate, format=format)
-    except (OSError, ValueError, soundfile.SoundFileError):
-        return None
-    return f"data:audio/{kind};base64,{base64.b64encode(sound.getvalue()).decode()}"
+        yield {**fault, "faults": result.board.faults_of(name), "sound": data_uri(fault["audio_file"], extra="audit")}
 
 
 def _figure(document: Mapping[str, Any]) -> str | None:

@@ -12,13 +12,13 @@ from rich.table import Table
 from xtts_gatekeeper.record import RunRecord, SampleScore
 
 #: The rubric's rows, in the checklist's order.
-_ROWS = ("intelligibility", "prosody", "pronunciation", "stopping", "artifacts")
+ROWS = ("intelligibility", "prosody", "pronunciation", "stopping", "artifacts")
 #: What is compared -> its words, decimals, and whether it is a share.
-_LINES = {
+LINES = {
     "score": ("Score (of 25)", 1),
     "said": ("What is said", 2),
     "sound": ("How it sounds", 2),
-    **{row: (f"  {row.capitalize()} (of 5)", 2) for row in _ROWS},
+    **{row: (f"  {row.capitalize()} (of 5)", 2) for row in ROWS},
     "faults": ("Samples with a fault", 2),
     "wer": ("Word error rate", 3),
     "cer": ("Character error rate", 3),
@@ -64,7 +64,7 @@ def print_samples(console: Console, samples: Mapping[str, Any] | None) -> None:
     if samples is None:
         return
     marks = samples["marks"]
-    rows = ", ".join(f"{row} {marks[row]:.1f}" for row in _ROWS if row in marks)
+    rows = ", ".join(f"{row} {marks[row]:.1f}" for row in ROWS if row in marks)
     total = f"{marks['score']:.1f} of 25" if "score" in marks else "no total"
     more = f" ({rows})" if rows else ""
     elsewhere = f"; other languages {marks['other_languages']:.1f} of 5" if "other_languages" in marks else ""
@@ -97,7 +97,7 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
 def _changes(comparison: Mapping[str, Any]) -> Table:
     table = _table(("", "left"), ("Before", "right"), ("After", "right"), ("Change", "right"), ("95 %", "right"))
     for change in comparison["changes"]:
-        words, digits = _LINES[change["name"]]
+        words, digits = LINES[change["name"]]
         between = "–" if change["low"] is None else f"{change['low']:+.{digits}f} to {change['high']:+.{digits}f}"
         style = ("green" if change["difference"] > 0 else "red") if change["shown"] else ""
         table.add_row(

@@ -36,26 +36,35 @@ COLUMNS = {
 _UNENDED = {True: "running or killed", False: "running, or its end is not in the log"}
 
 
-def tracking_rows(record: RunRecord, policy: Policy) -> list[dict[str, Any]]:
+def tracking_rows(record: RunRecord, policy: Policy, judged: int | None = None) -> list[dict[str, Any]]:
     """One row for each evaluation, or for a training epoch that had none, in order of time.
 
     `epochs_done` counts finished epochs of training, as the checklist does; `epoch` is the Trainer's number. The
     decision is the verdict the live gate gave, or would have given by `policy` where it gave none.
+
+    Args:
+        record: of any source.
+        policy: the rules to judge by.
+        judged: of evaluations that no live gate has judged so many at most are, evenly over the run, the last among
+            them. By default all are, which takes time with the square of their number.
     """
     record = record.naming(policy.names)
     given = _live_verdicts(record)
     epochs = {epoch.epoch: epoch for epoch in record.train_epochs}
+    every = 1 if judged is None else -(-len(record.evaluations) // max(1, judged))
     rows = []
-    for evaluation in record.evaluations:
-        verdict = evaluate(record, policy, evaluation)
+    for left, evaluation in zip(range(len(record.evaluations) - 1, -1, -1), record.evaluations, strict=True):
+        verdict: Verdict | VerdictEvent | None = given.get(id(evaluation))
+        if verdict is None and left % every == 0:
+            verdict = evaluate(record, policy, evaluation)
         epoch = None if evaluation.mid_epoch else epochs.get(evaluation.epoch)
-        rows.append(_row(record, policy, evaluation, epoch, given.get(id(evaluation), verdict.verdict), verdict))
+        rows.append(_row(record, policy, evaluation, epoch, verdict))
     evaluated = {row["epoch"] for row in rows if not row["mid_epoch"]}
-    rows += [_row(record, policy, None, epoch, "", None) for epoch in epochs.values() if epoch.epoch not in evaluated]
+    rows += [_row(record, policy, None, epoch, None) for epoch in epochs.values() if epoch.epoch not in evaluated]
     return sorted(rows, key=lambda row: (row["step"], row["epoch"]))
 
 
-def _live_verdicts(record: RunRecord) -> dict[int, str]:
+def _live_verdicts(record: RunRecord) -> dict[int, VerdictEvent]:
     """`id` of an evaluation -> the verdict that the live gate gave right after it."""
     given = {}
     latest: Evaluation | None = None
@@ -63,7 +72,7 @@ def _live_verdicts(record: RunRecord) -> dict[int, str]:
         if isinstance(event, Evaluation):
             latest = event
         elif isinstance(event, VerdictEvent) and latest is not None:
-            given[id(latest)] = event.verdict
+            given[id(latest)] = event
     return given
 
 
@@ -72,8 +81,7 @@ def _row(
     policy: Policy,
     evaluation: Evaluation | None,
     epoch: TrainEpoch | None,
-    decision: str,
-    verdict: Verdict | None,
+    verdict: Verdict | VerdictEvent | None,
 ) -> dict[str, Any]:
     at = evaluation or epoch
     assert at is not None
@@ -95,7 +103,7 @@ def _row(
         "memory_state": epoch.memory_state if epoch else None,
         "sample_score": _sample_score(record, at),
         "gates": gates,
-        "decision": decision,
+        "decision": verdict.verdict if verdict else "",
     }
 
 
@@ -105,8 +113,8 @@ def _sample_score(record: RunRecord, at: Evaluation | TrainEpoch) -> float | Non
     return next((score for score in scores if score is not None), None)
 
 
-def status(run: Path, record: RunRecord, policy: Policy) -> dict[str, Any]:
-    """Everything `status` prints, as one JSON document."""
+def status(run: Path, record: RunRecord, policy: Policy, judged: int | None = None) -> dict[str, Any]:
+    """Everything `status` prints, as one JSON document; `judged` as for `tracking_rows`."""
     record = record.naming(policy.names)
     start, target = record.start, policy.target_in(record)
     files = run_files(run) if run.is_dir() else {}
@@ -115,7 +123,7 @@ def status(run: Path, record: RunRecord, policy: Policy) -> dict[str, Any]:
         "run": str(run),
         "state": state(record),
         "baseline": start.to_dict() if start else None,
-        "rows": tracking_rows(record, policy),
+        "rows": tracking_rows(record, policy, judged),
         "source": record.source,
         "phases": [{"name": p.name, "lr": p.lr, "step": p.step, "epoch": p.epoch, "why": p.why} for p in record.phases],
         "actions": [action.to_dict() for action in record.actions],

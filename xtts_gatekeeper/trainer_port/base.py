@@ -98,6 +98,10 @@ class BasePort:
         """Log mono audio, an array of float32 between -1 and 1 at `rate` Hz, to the Trainer's dashboard."""
         self.trainer.dashboard_logger.add_audio(title, audio, step, rate)
 
+    def dashboard_figure(self, title: str, figure: Any) -> None:
+        """Log a matplotlib figure to the Trainer's dashboard, at the current step."""
+        self.trainer.dashboard_logger.add_figure(title, figure, self.step)
+
     def dashboard_text(self, title: str, text: str) -> None:
         """Log a text to the Trainer's dashboard, at the current step."""
         self.trainer.dashboard_logger.add_text(title, text, self.step)
