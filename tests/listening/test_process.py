@@ -10,10 +10,12 @@ from http.client import HTTPException
 import pytest
 from clients import SECONDS, listening, start, whole_answer
 from made_sets import make_run
+from processes import wait_for_line
 from records import curve
 from records import start as started
 
 from xtts_gatekeeper.listening.answers import Kept
+from xtts_gatekeeper.listening.serving import in_background
 from xtts_gatekeeper.listening.trials import listener_key
 from xtts_gatekeeper.record import Journal, SampleScore, journal_path, read_events
 
@@ -103,17 +105,40 @@ def test_the_scores_are_in_the_journal_as_soon_as_a_listener_is_done(tmp_path):
     journal = Journal(journal_path(run))
     for event in (started(), *curve(3.0, 2.0)):
         journal.append(event)
-    with listening(run) as client:
-        document = client.session("Anna")
+    process, client = start(run)
+    try:
+        document = client.enter().session("Anna")
         *others, last = document["trials"]
         for trial in others:
             client.post("Anna", trial["id"], whole_answer(document, trial))
         assert not scores(run)
         client.post("Anna", last["id"], whole_answer(document, last))
+        wait_for_line(process, "2 scores are new in the run's journal")
         assert [score.step for score in scores(run)] == [10, 20]
         client.post("Anna", last["id"], whole_answer(document, last))
-        assert len(scores(run)) == 2
+    finally:
+        process.terminate()
+        said, _ = process.communicate(timeout=SECONDS)
+    assert "The run's journal has these scores." in said
     assert len(scores(run)) == 2
+
+
+def test_what_is_asked_for_while_it_is_done_is_done_once_more():
+    """Fifty listeners who finish at once are not scored fifty times, and the last of them not left out."""
+    at_work, go_on, done = threading.Event(), threading.Event(), []
+
+    def work():
+        at_work.set()
+        assert go_on.wait(SECONDS)
+        done.append(1)
+
+    with in_background(work) as ask:
+        ask()
+        assert at_work.wait(SECONDS)
+        for _ in range(50):
+            ask()
+        go_on.set()
+    assert len(done) == 2
 
 
 def scores(run):

@@ -6,6 +6,7 @@ import contextlib
 import html
 import ipaddress
 import os
+import queue
 import signal
 import socket
 import sys
@@ -137,6 +138,32 @@ def hosts_of(host: str, own: ipaddress.IPv4Address | ipaddress.IPv6Address) -> l
 
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+@contextlib.contextmanager
+def in_background(work: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """A function that has `work`, which raises nothing, done by a thread of its own: no listener waits for it.
+
+    What is asked for while the thread is at it is done once more, however often it was asked for; all of it is done
+    when the block ends.
+    """
+    asked: queue.Queue[bool] = queue.Queue(maxsize=1)
+
+    def ask() -> None:
+        with contextlib.suppress(queue.Full):
+            asked.put_nowait(True)
+
+    def do() -> None:
+        while asked.get():
+            work()
+
+    thread = threading.Thread(target=do, name="scores")
+    thread.start()
+    try:
+        yield ask
+    finally:
+        asked.put(False)
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -111,30 +111,33 @@ def _best_step(place: Place) -> int | None:
 
 
 def _serve(place: Place, session: Session, host: str, port: int, browser: bool, out: Console, as_json: bool) -> int:
-    from xtts_gatekeeper.listening.serving import run_server
+    from xtts_gatekeeper.listening.serving import in_background, run_server
 
     def record() -> None:
         """Write down what is complete; what cannot be written is tried again at the end."""
         try:
-            _record(place, session)
-        except (OSError, UserError) as error:
+            added = _record(place, session).added
+            if added:
+                say(_new_in_journal(added))
+        except Exception as error:  # whatever it is, the answers are kept and the page goes on
             _complain(f"The scores could not be written: {error}")
 
     def say(line: str) -> None:
         print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
 
     record()  # what a kill kept from being written
-    run_server(
-        place,
-        session,
-        host=host,
-        port=port,
-        browser=browser,
-        title=_title(place),
-        finished=record,
-        say=say,
-        complain=_complain,
-    )
+    with in_background(record) as finished:
+        run_server(
+            place,
+            session,
+            host=host,
+            port=port,
+            browser=browser,
+            title=_title(place),
+            finished=finished,
+            say=say,
+            complain=_complain,
+        )
     recorded = _record(place, session)
     _print([recorded.results] if recorded.results is not None else [], out, as_json)
     _told(place, [recorded], out)
@@ -210,10 +213,14 @@ def _told(place: Place, recorded: Sequence[Recorded], out: Console) -> None:
     if not recorded[0].journal:
         told = f"There is no journal of a run: the scores are in {place.listening} alone."
     elif added:
-        told = f"{added} scores are new in the run's journal; the gates judge by them."
+        told = _new_in_journal(added)
     else:
         told = "The run's journal has these scores."
     out.print(told, markup=False, soft_wrap=True)
+
+
+def _new_in_journal(added: int) -> str:
+    return f"{added} scores are new in the run's journal; the gates judge by them."
 
 
 def _title(place: Place) -> str:
