@@ -83,12 +83,13 @@ class TwoLines(Line):
 
 
 def line_trainer(output, section, model=None, *, callbacks=None, args=None, flags=(), **config):
-    """A Trainer as a recipe makes it; `section` None for a stock one."""
+    """A Trainer as a recipe makes it, but for the page that a run ends with; `section` None for a stock one."""
     settings = LineConfig(**{"output_path": str(output), "epochs": 3, "lr": 0.1, "print_step": 1000, **config})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["recipe.py", *flags])
         hooks = callbacks or {}
         if section is not None:
+            section.report = False
             hooks = gatekeep(settings, callbacks, gatekeeper=section)
         return Trainer(
             TrainerArgs(**(args or {})),

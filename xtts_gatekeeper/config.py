@@ -398,7 +398,11 @@ class GatekeeperConfig(Section):
         },
     )
     report: bool = field(
-        default=True, metadata={"help": "Write gatekeeper/report.html when training ends, as the verb `report` does."}
+        default=True,
+        metadata={
+            "help": "Write gatekeeper/report.html when training ends, as the verb `report` does, and show the run as a "
+            "picture on the Trainer's dashboard."
+        },
     )
     actions: ActionsConfig = field(default_factory=ActionsConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)

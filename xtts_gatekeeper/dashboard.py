@@ -23,10 +23,16 @@ _SHARE = 0.01
 
 
 class Dashboard:
-    """Sends what we measured to the Trainer's own dashboard logger, at GLOBAL_STEP."""
+    """Sends what we measured to the Trainer's own dashboard logger, at GLOBAL_STEP.
 
-    def __init__(self, port: TrainerPort) -> None:
+    Args:
+        port: the Trainer.
+        pictures: show the run as a picture, too.
+    """
+
+    def __init__(self, port: TrainerPort, *, pictures: bool = True) -> None:
         self.port = port
+        self.pictures = pictures
         self._next_picture = 0.0
 
     def train_epoch(self, epoch: TrainEpoch) -> None:
@@ -51,7 +57,7 @@ class Dashboard:
     def curves(self, record: RunRecord, policy: Policy, *, last: bool = False) -> None:
         """The run so far as one picture, unless the one before was only just drawn; the `last` in any case."""
         began = time.perf_counter()
-        if began < self._next_picture and not last:
+        if not self.pictures or (began < self._next_picture and not last):
             return
         from xtts_gatekeeper.report.figures import overview
 

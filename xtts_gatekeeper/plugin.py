@@ -237,7 +237,7 @@ class Gatekeeper:
             journal_file.parent.mkdir(parents=True, exist_ok=True)
             lock.hold(port.run_folder)
         self.recorder = Recorder(port, self.policy.names)
-        self.dashboard = Dashboard(port)
+        self.dashboard = Dashboard(port, pictures=section.report)
         if plan.phases and acting:
             self.phases = PhaseActor(plan, port, self.recorder, self.policy.objective, progress)
         self.keeper = mirror = None

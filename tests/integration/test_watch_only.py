@@ -42,7 +42,8 @@ def stock(make_trainer, tmp_path_factory, run):
 def test_a_watched_run_is_bit_identical_to_a_stock_one(make_trainer, tmp_path, run, stock, section):
     settings = run[1]()
     only = SECTIONS[section].get("watch_only", False)
-    trainer = make_trainer(tmp_path, GatekeeperConfig(**SECTIONS[section]), args={"grad_accum_steps": 2}, **settings)
+    gatekeeper = GatekeeperConfig(**SECTIONS[section])
+    trainer = make_trainer(tmp_path, gatekeeper, args={"grad_accum_steps": 2}, report=True, **settings)
     watched = trace(trainer)
     assert len(stock["losses"]) == 4 * settings["epochs"]
     for key in ("losses", "weights", "optimizer", "rng"):
