@@ -68,6 +68,15 @@ def speech(tmp_path_factory):
     return make_speech_set(tmp_path_factory.mktemp("speech") / "clips", SENTENCES[:16])
 
 
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless browser. Of a file of tests: as long as it is open, playwright lets no other be opened beside it."""
+    from browser import open_chromium
+
+    with open_chromium() as browser:
+        yield browser
+
+
 @pytest.fixture
 def python():
     """Run a Python child process in the repository: `python("recipes/x.py", "--flag")`."""

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser import Watched
 
 from xtts_gatekeeper.data import LANGUAGES, load_ljspeech, write_metadata
 from xtts_gatekeeper.dataset import exclusion
@@ -312,31 +313,20 @@ def test_the_figure_takes_the_colour_of_the_page(page):
     assert "Length, seconds" in svg
 
 
-def test_a_browser_shows_and_plays_the_page(page):
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = next(
-        (path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/google-chrome")) if path.exists()), None
-    )
-    if chromium is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
-        for scheme in ("light", "dark"):
-            tab = browser.new_page(color_scheme=scheme, viewport={"width": 390, "height": 800})
-            asked, said = [], []
-            tab.on("request", lambda request, asked=asked: asked.append(request.url))
-            tab.on("console", lambda message, said=said: said.append(message.text))
-            tab.goto(page.as_uri())
-            play = """async () => { const one = document.querySelector('audio'); one.load();
-                await new Promise((done, failed) => { one.onloadedmetadata = done; one.onerror = failed; });
-                return one.duration; }"""
-            assert tab.evaluate(play) > 0.3
-            ink = tab.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
-            assert ink == ("rgb(0, 0, 0)" if scheme == "light" else "rgb(255, 255, 255)")
-            assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
-            assert said == []
-            assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        browser.close()
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_and_plays_the_page(page, chromium, scheme):
+    watched = Watched()
+    tab = watched.watch(chromium.new_page(color_scheme=scheme, viewport={"width": 390, "height": 800}))
+    tab.goto(page.as_uri())
+    play = """async () => { const one = document.querySelector('audio'); one.load();
+        await new Promise((done, failed) => { one.onloadedmetadata = done; one.onerror = failed; });
+        return one.duration; }"""
+    assert tab.evaluate(play) > 0.3
+    ink = tab.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
+    assert ink == ("rgb(0, 0, 0)" if scheme == "light" else "rgb(255, 255, 255)")
+    assert watched.elsewhere(page.as_uri()) == []
+    assert watched.said == []
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_a_kill_by_ctrl_c_leaves_no_file_and_no_process(good, vocab, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 pytest.importorskip("flask")
-from browser import Watched, axe_serious, open_chromium, screenshot
+from browser import Watched, axe_serious, screenshot
 from listening_page import Listener, expect, kept_answers, serving
 from made_sets import make_run
 
@@ -17,12 +17,6 @@ NASTY = "<script>document.title = 'taken'</script> said <b>Ann</b> & \"quotes\".
 TEXTS = (NASTY, "Numbers like 42 are hard to say.", "The last one is short.")
 #: What a window is, wide or that of a small phone.
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with open_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from browser import Watched, open_chromium
+from browser import Watched
 
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("samples", "dataset")]
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """A headless Chromium."""
-    with open_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="session")
