@@ -81,7 +81,7 @@ class Listener:
     def hear(self, label):
         """Choose a sample, start it, and stop it when it is heard."""
         self.press(label, "Space")
-        expect(self.page.locator(".stimulus.chosen .player")).to_have_class("player sounds")
+        expect(self.page.locator(".stimulus.chosen[data-heard]")).to_have_count(1)
         return self.press("Space")
 
     def answer(self, marks="43512"):

@@ -93,7 +93,7 @@ def test_a_whole_session_by_mouse(window):
         max_.arrives(number)
         for sample in window.locator(".stimulus").all():
             sample.get_by_role("button", name="Play").first.click()
-            expect(sample.locator(".player")).to_have_class("player sounds")
+            expect(sample).to_have_attribute("data-heard", "")
             for row in sample.locator(".row").all():
                 row.locator(".choice").nth(3).click()
         window.locator(".stimulus").first.get_by_role("checkbox", name="Words skipped").check()

@@ -152,8 +152,8 @@ class TrialView {
       faults: this.#session.faults,
       changed: () => this.#changed(this.answer),
     });
-    view.player.onstart = () => this.#hear(stimulus.token);
-    view.player.onbroken = () => this.#hear(stimulus.token);
+    view.player.onstart = () => this.#hear(view, stimulus.token);
+    view.player.onbroken = () => this.#hear(view, stimulus.token);
     view.root.addEventListener("pointerdown", () => this.#turnTo(index));
     view.root.addEventListener("focusin", ({ target }) => {
       const row = view.rows.indexOf(target.closest(".row"));
@@ -164,7 +164,8 @@ class TrialView {
   }
 
   /** A sample was played, or turned out to have no sound: then nobody can be asked to play it. */
-  #hear(token) {
+  #hear(view, token) {
+    view.root.dataset.heard = "";
     if (this.#heard.has(token)) return;
     this.#heard.add(token);
     this.#tellHeard();
