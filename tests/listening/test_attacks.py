@@ -28,8 +28,9 @@ def talk(client, request, *, cookie=True, most=1 << 20):
         if cookie:
             head, _, rest = request.partition(b"\r\n")
             request = head + b"\r\nCookie: " + client.cookie.encode() + b"\r\nConnection: close\r\n" + rest
-        connection.sendall(request)
-        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # the server may have ended it already
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
         answer = b""
         with contextlib.suppress(ConnectionError):  # it may hang up on what it has not read
             while len(answer) < most and (piece := connection.recv(65536)):
